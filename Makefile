@@ -1,0 +1,44 @@
+# Every recipe also works by hand. Set-up commands create and reuse .venv in this checkout.
+PYTHON ?= python3
+PORT ?= 8000
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
+
+.PHONY: serve test lint train-env format clean
+
+serve: .venv/serve.stamp
+	$(BIN)/emamba-service --port $(PORT)
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-env: .venv/train.stamp
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/serve.stamp: .venv/bin/python $(PROJECTS)
+	$(PIP) -e . -e ./service
+	@touch $@
+
+.venv/train.stamp: .venv/bin/python $(PROJECTS)
+	$(PIP) -e '.[train]' -e ./service -e ./client
+	@touch $@
+
+.venv/dev.stamp: .venv/bin/python .venv/train.stamp requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	@touch $@
