@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from emamba import engines
+from emamba.engines import Engine, EngineError, open_engine
+from emamba.fixed import IntegerModel, Mirror
+from random_models import MARS_CONFIG, random_model
+
+MODEL = random_model(MARS_CONFIG, 0)
+
+
+def test_the_mirror_engine_gives_the_mirrors_bits() -> None:
+    engine = open_engine("mirror", MODEL)
+    batch = np.random.default_rng(0).integers(-127, 128, (3, 8, 8, 5)).astype(np.int8)
+    np.testing.assert_array_equal(engine.run(batch), Mirror(MODEL).run(batch))
+    assert engine.info.name == "mirror"
+    engine.close()
+
+
+def test_auto_takes_the_first_that_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(model: IntegerModel) -> Engine:
+        raise EngineError("no board here")
+
+    monkeypatch.setattr(engines, "ENGINES", {"board": broken, **engines.ENGINES})
+    assert open_engine("auto", MODEL).info.name == "mirror"
+    with pytest.raises(EngineError, match="no board here"):
+        open_engine("board", MODEL)
+    monkeypatch.setattr(engines, "ENGINES", {"board": broken})
+    with pytest.raises(EngineError, match=r"no engine opens \(board: no board here\)"):
+        open_engine("auto", MODEL)
+
+
+def test_an_unknown_engine_is_named() -> None:
+    with pytest.raises(EngineError, match="engine must be one of auto, mirror; not 'gpu'"):
+        open_engine("gpu", MODEL)
