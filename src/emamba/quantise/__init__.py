@@ -1,0 +1,7 @@
+"""From float network to integers: calibration, fake quantisation, conversion."""
+
+from emamba.quantise.calibrate import calibrate
+from emamba.quantise.convert import to_integer_model
+from emamba.quantise.numerics import FakeQuantNumerics, ObservingNumerics
+
+__all__ = ["FakeQuantNumerics", "ObservingNumerics", "calibrate", "to_integer_model"]

@@ -1,0 +1,1 @@
+"""Architecture search: sizes that fit a parameter budget, judged by their integers."""

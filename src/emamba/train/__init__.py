@@ -1,0 +1,1 @@
+"""Training in PyTorch: data to float network to integer package."""

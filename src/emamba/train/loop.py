@@ -1,0 +1,168 @@
+"""One resumable optimisation run: AdamW, warm-up and cosine, averaged weights, held-out choice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Fit", "Progress", "Schedule", "fit"]
+
+
+class Progress(Protocol):
+    """Where a run reports: one call an epoch."""
+
+    def __call__(self, stage: str, epoch: int, epochs: int, row: dict[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn. `ema` is the decay of the averaged weights."""
+
+    epochs: int
+    lr: float
+    batch: int = 128
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    ema: float = 0.999
+    clip: float = 1.0
+    evaluate_every: int = 1
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Linear warm-up over the first share, then half a cosine to zero."""
+        rising = max(1, round(self.warmup * steps))
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one run optimises.
+
+    `loss(network, rows)` is the mean loss on the training rows given by index; `evaluate(network)`
+    gives held-out metrics, of which `choose_by` is minimised.
+    """
+
+    stage: str
+    network: nn.Module
+    rows: int
+    loss: Callable[[nn.Module, Tensor], Tensor]
+    evaluate: Callable[[nn.Module], dict[str, float]]
+    choose_by: str = "rmse_cm"
+
+
+def fit(
+    job: Fit, schedule: Schedule, folder: Path, seed: int, progress: Progress
+) -> list[dict[str, float]]:
+    """Optimise `job.network` in place, ending with its best averaged weights; returns the history.
+
+    State is kept in `<folder>/<stage>.pt` after every epoch: an interrupted run continues where
+    it stopped and gives the weights that an uninterrupted one gives.
+    """
+    run = _Run(job, schedule, seed)
+    path = folder / f"{job.stage}.pt"
+    if path.exists():
+        run.restore(torch.load(path, weights_only=True))
+    while run.epoch < schedule.epochs:
+        row = run.one_epoch()
+        progress(job.stage, run.epoch, schedule.epochs, row)
+        _save(run.state(), path)
+    job.network.load_state_dict(run.best)
+    job.network.eval()
+    return run.history
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Atomic, so that an interruption leaves the previous state."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".tmp")
+    torch.save(state, fresh)
+    fresh.replace(path)
+
+
+class _Run:
+    def __init__(self, job: Fit, schedule: Schedule, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.job, self.schedule = job, schedule
+        decayed = [p for p in job.network.parameters() if p.requires_grad and p.ndim >= 2]
+        free = [p for p in job.network.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [
+            {"params": decayed, "weight_decay": schedule.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=schedule.lr)
+        self.average = {k: v.detach().clone() for k, v in job.network.state_dict().items()}
+        self.best = {k: v.clone() for k, v in self.average.items()}
+        self.epoch = 0
+        self.history: list[dict[str, float]] = []
+
+    def one_epoch(self) -> dict[str, float]:
+        job, schedule = self.job, self.schedule
+        batches = torch.split(torch.randperm(job.rows), schedule.batch)
+        steps = schedule.epochs * len(batches)
+        job.network.train()
+        total = 0.0
+        for index, rows in enumerate(batches):
+            step = self.epoch * len(batches) + index
+            for group in self.optimiser.param_groups:
+                group["lr"] = schedule.lr_at(step, steps)
+            loss = job.loss(job.network, rows)
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(job.network.parameters(), schedule.clip)
+            self.optimiser.step()
+            self._average(step)
+            total += loss.item() * len(rows)
+        self.epoch += 1
+        return self._record(total / job.rows)
+
+    def _average(self, step: int) -> None:
+        decay = min(self.schedule.ema, (1 + step) / (10 + step))
+        live = self.job.network.state_dict()
+        torch._foreach_lerp_(list(self.average.values()), list(live.values()), 1 - decay)
+
+    def _record(self, loss: float) -> dict[str, float]:
+        row = {"epoch": float(self.epoch), "loss": loss}
+        last = self.epoch == self.schedule.epochs
+        if last or self.epoch % self.schedule.evaluate_every == 0:
+            row |= self._held_out()
+            scores = [r[self.job.choose_by] for r in self.history if self.job.choose_by in r]
+            if not scores or row[self.job.choose_by] < min(scores):
+                self.best = {k: v.clone() for k, v in self.average.items()}
+        self.history.append(row)
+        return row
+
+    def _held_out(self) -> dict[str, float]:
+        """Metrics of the averaged weights."""
+        network = self.job.network
+        live = {k: v.clone() for k, v in network.state_dict().items()}
+        network.load_state_dict(self.average)
+        network.eval()
+        with torch.no_grad():
+            metrics = self.job.evaluate(network)
+        network.load_state_dict(live)
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "history": self.history,
+            "network": self.job.network.state_dict(),
+            "average": self.average,
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.epoch, self.history = state["epoch"], state["history"]
+        self.job.network.load_state_dict(state["network"])
+        self.average, self.best = state["average"], state["best"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["rng"])

@@ -1,0 +1,64 @@
+"""What a training run leaves behind: a JSON record and its learning curves."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["environment", "git_revision", "plot_curves", "write_record"]
+
+History = list[dict[str, float]]
+
+
+def git_revision(folder: Path) -> str:
+    """The commit that `folder` is at, `-dirty` if changed since, or `unknown` outside git."""
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return text.strip()
+
+
+def environment() -> dict[str, str]:
+    """Versions that a run's numbers may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write `record` as JSON; a NaN is an error, not a value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def plot_curves(path: Path, histories: dict[str, History]) -> None:
+    """Training loss and held-out error of each stage over its epochs, as a picture."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - plots only: starts slowly
+
+    figure = Figure(figsize=(9, 3 * len(histories)), layout="constrained")
+    axes = figure.subplots(len(histories), 2, squeeze=False)
+    for (stage, history), (left, right) in zip(histories.items(), axes, strict=True):
+        left.plot([row["epoch"] for row in history], [row["loss"] for row in history])
+        left.set(title=f"{stage}: training loss", xlabel="epoch", yscale="log")
+        rows = [row for row in history if "rmse_cm" in row]
+        for key in ("rmse_cm", "mae_cm"):
+            right.plot([row["epoch"] for row in rows], [row[key] for row in rows], label=key)
+        right.set(title=f"{stage}: held-out error (cm)", xlabel="epoch")
+        right.legend()
+    figure.savefig(path, dpi=100)

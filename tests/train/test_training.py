@@ -1,0 +1,164 @@
+"""The training loop: resumable to the bit, augmentation, checkpoints, one whole tiny run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from emamba.package import load_package
+from emamba.tasks.mars import feature_map
+from emamba.train.augment import Augmentation, normalise
+from emamba.train.checkpoint import CheckpointError, load_checkpoint
+from emamba.train.loop import Fit, Schedule, fit
+from emamba.train.mars import MarsRecipe, predict, predict_integers, train_mars
+from emamba.train.mars_data import read_training_data
+from random_models import MARS_CONFIG, pose_task
+
+
+def job(network: nn.Module) -> Fit:
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    y = x.sum(1, keepdim=True)
+
+    def loss(net: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        noisy = x[rows] + 0.1 * torch.randn(len(rows), 4)
+        return (net(noisy) - y[rows]).square().mean()
+
+    def evaluate(net: nn.Module) -> dict[str, float]:
+        return {"rmse_cm": (net(x) - y).square().mean().item()}
+
+    return Fit("toy", network, 50, loss, evaluate)
+
+
+def train(folder: Path, stop_after: int | None = None) -> tuple[nn.Module, list[dict[str, float]]]:
+    torch.manual_seed(3)
+    network = nn.Linear(4, 1)
+
+    def progress(stage: str, epoch: int, epochs: int, row: dict[str, float]) -> None:
+        if epoch == stop_after:
+            raise KeyboardInterrupt
+
+    history = fit(job(network), Schedule(epochs=6, lr=0.05, batch=16), folder, 5, progress)
+    return network, history
+
+
+def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path) -> None:
+    whole, history = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", stop_after=3)
+    resumed, resumed_history = train(tmp_path / "cut")
+    # The interruption came before epoch 3 was saved, so it is run again, from the same state.
+    assert resumed_history == history
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_learning_rate_rises_then_falls_to_nothing() -> None:
+    schedule = Schedule(epochs=1, lr=1.0, warmup=0.1)
+    rates = [schedule.lr_at(step, 100) for step in range(100)]
+    assert rates[9] == max(rates) == 1.0
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[-1] < 0.001
+
+
+def clouds() -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    frames = [rng.random((n, 5)).astype(np.float32) + 0.1 for n in (1, 30, 64)]
+    return torch.from_numpy(np.stack([feature_map(f).reshape(64, 5) for f in frames]))
+
+
+def test_no_augmentation_changes_nothing() -> None:
+    torch.testing.assert_close(Augmentation()(clouds()), clouds(), rtol=0, atol=0)
+
+
+def test_augmented_frames_are_still_valid_maps() -> None:
+    changed = Augmentation(drop=0.9, jitter_m=0.3, intensity_noise=0.2, doppler_m_s=0.1)(clouds())
+    for frame in changed:
+        real = frame[:, 4] > 0
+        count = int(real.sum())
+        assert count >= 1
+        assert real[:count].all()
+        assert not frame[count:].any()
+        assert torch.all(frame[:count, 0].diff() >= 0)
+
+
+def test_normalise_is_the_tasks_encode() -> None:
+    """Tolerance: float32 here, float64 there."""
+    got = normalise(clouds(), pose_task()).reshape(-1, 8, 8, 5).numpy()
+    want = pose_task().encode(clouds().reshape(-1, 8, 8, 5).numpy())
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def write_data(folder: Path) -> None:
+    """A made-up data set in the packed form: 2 subjects, 2 movements, 160 frames a split."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for split in ("train", "validate", "test"):
+        clouds = [rng.random((20, 5)).astype(np.float32) for _ in range(160)]
+        np.savez(
+            folder / f"mars_{split}.npz",
+            features=np.stack([feature_map(c) for c in clouds]),
+            labels=np.stack([np.tile(c.mean(0)[:3].repeat(19), 1) for c in clouds]),
+            subject=np.arange(160, dtype=np.uint8) // 80 + 1,
+            movement=np.arange(160, dtype=np.uint8) // 40 % 2 + 1,
+        )
+    np.savez(
+        folder / "mars_train_s1_radar_only.npz", features=np.stack([feature_map(c) for c in clouds])
+    )
+
+
+def test_held_out_blocks_are_not_trained_on(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    data = read_training_data(tmp_path / "data")
+    held = {frame.tobytes() for frame in data.held_out.features}
+    trained = {frame.numpy().tobytes() for frame in data.points.reshape(-1, 8, 8, 5)}
+    assert len(data.held_out) == 4 * (8 - 2 * 3)
+    assert not held & trained
+    assert set(np.unique(data.held_out.subject)) == {1, 2}
+    assert len(data.labels) == 160 + 4 * 32
+    assert len(data.points) == len(data.labels) + 160
+
+
+TINY = Schedule(epochs=1, lr=1e-3, batch=64)
+RECIPE = MarsRecipe(teachers=1, teacher=TINY, float_=TINY, tables=TINY, integers=TINY)
+
+
+def test_a_whole_run_leaves_checkpoint_package_record_and_curves(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    stages = []
+
+    def progress(stage: str, epoch: int, epochs: int, row: dict[str, float]) -> None:
+        stages.append(stage)
+
+    out = tmp_path / "run"
+    record: dict[str, Any] = train_mars(tmp_path / "data", out, "3", RECIPE, progress)
+    assert stages == ["teacher0", "float", "tables", "integers"]
+    assert json.loads((out / "record.json").read_text())["held_out"] == record["held_out"]
+    assert (out / "curves.png").stat().st_size > 10_000
+    package = load_package(out / "packages" / "mars" / "3")
+    assert package.accuracy["frames"] == 160
+    assert package.provenance["data_sha256"].keys() == {"mars_train.npz", "mars_validate.npz"}
+    checkpoint = load_checkpoint(out / "float.safetensors")
+    features = np.stack([feature_map(np.full((3, 5), v, np.float32)) for v in (0.2, 0.9)])
+    apart = predict(checkpoint.network, checkpoint.task, features) - predict_integers(
+        package.model, package.task, features
+    )
+    assert np.abs(apart).max() < 0.05
+
+
+def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "float.safetensors"
+    with pytest.raises(CheckpointError, match="is not a float checkpoint of emamba"):
+        load_checkpoint(path)
+    path.write_bytes(b"\x80\x04 not safetensors")
+    with pytest.raises(CheckpointError, match=r"float.safetensors: is not a float checkpoint"):
+        load_checkpoint(path)
+
+
+def test_recipe_is_the_shipped_config() -> None:
+    assert MarsRecipe().config.d_model == MARS_CONFIG.d_model
