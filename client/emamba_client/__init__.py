@@ -1,0 +1,50 @@
+"""Python client of the eMamba inference service: radar points in, 19 joints in metres out."""
+
+from __future__ import annotations
+
+from emamba_client._version import __version__
+from emamba_client.client import AsyncClient, Client
+from emamba_client.errors import (
+    BadResponse,
+    ClientError,
+    ConnectionFailed,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Problem,
+    ServerFault,
+    ServiceError,
+    TimedOut,
+    TooLarge,
+)
+from emamba_client.results import JOINTS, Joint, ModelInfo, Pose, PoseResult, PosesResult
+from emamba_client.retry import RetryPolicy
+from emamba_client.samples import SampleFrame, sample_frames
+
+__all__ = [
+    "JOINTS",
+    "AsyncClient",
+    "BadResponse",
+    "Client",
+    "ClientError",
+    "ConnectionFailed",
+    "InvalidInput",
+    "InvalidRequest",
+    "Joint",
+    "ModelInfo",
+    "NotFound",
+    "Overloaded",
+    "Pose",
+    "PoseResult",
+    "PosesResult",
+    "Problem",
+    "RetryPolicy",
+    "SampleFrame",
+    "ServerFault",
+    "ServiceError",
+    "TimedOut",
+    "TooLarge",
+    "__version__",
+    "sample_frames",
+]

@@ -1,0 +1,236 @@
+"""The two clients: one core, two thin loops that send."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+import numpy.typing as npt
+
+from emamba_client._version import __version__
+from emamba_client._wire import (
+    Call,
+    models_call,
+    network_error,
+    pose_call,
+    poses_call,
+    ready_call,
+)
+from emamba_client.errors import ClientError
+from emamba_client.results import ModelInfo, PoseResult, PosesResult
+from emamba_client.retry import Attempts, RetryPolicy
+
+T = TypeVar("T")
+DEFAULT_URL = "http://127.0.0.1:8000"
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 30.0
+
+
+class _Core:
+    """What both clients keep: address, timeouts, retry policy, and whom to ask for."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None,
+        version: str | None,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        retry: RetryPolicy | None,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
+        self.url = _checked_url(url)
+        self._model = model
+        self._version = version
+        self._timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s)
+        self._retry = retry or RetryPolicy()
+        self._clock = clock
+        self._jitter = jitter
+
+    def _options(self) -> dict[str, Any]:
+        agent = {"User-Agent": f"emamba-client/{__version__}"}
+        return {"base_url": self.url, "timeout": self._timeout, "headers": agent}
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self._retry, self._clock, self._jitter)
+
+    def _typed(self, error: httpx.RequestError | ClientError) -> ClientError:
+        return error if isinstance(error, ClientError) else network_error(error, self.url)
+
+
+class Client(_Core):
+    """Ask an eMamba service for poses; usable from several threads, and as a context manager.
+
+    Every method raises a `ClientError`. `model` and `version` choose among the service's models
+    and default to its own choice. `transport`, `sleep`, `clock` and `jitter` stand between the
+    client and the world, so that tests can replace it.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(
+            url,
+            model=model,
+            version=version,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            retry=retry,
+            clock=clock,
+            jitter=jitter,
+        )
+        self._sleep = sleep
+        self._http = httpx.Client(transport=transport, **self._options())
+
+    def pose(self, points: npt.ArrayLike) -> PoseResult:
+        """Return the pose of one frame of points [n, 5]: x, y, z (m), Doppler (m/s), intensity."""
+        return self._send(pose_call("points", points, self._model, self._version))
+
+    def pose_features(self, features: npt.ArrayLike) -> PoseResult:
+        """Return the pose of one feature map [8, 8, 5], its points sorted and padded with zeros."""
+        return self._send(pose_call("features", features, self._model, self._version))
+
+    def poses(self, frames: Sequence[npt.ArrayLike]) -> PosesResult:
+        """Return one pose per frame, each frame points [n, 5] or a feature map [8, 8, 5]."""
+        return self._send(poses_call(frames, self._model, self._version))
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Return the models the service holds."""
+        return self._send(models_call())
+
+    def ready(self) -> bool:
+        """Return whether the service takes requests now; False is its own word (503)."""
+        return self._send(ready_call())
+
+    def close(self) -> None:
+        """Close the connections; the client is of no use afterwards."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _send(self, call: Call[T]) -> T:
+        attempts = self._attempts()
+        while True:
+            try:
+                return call.read(self._http.request(call.method, call.path, **_content(call)))
+            except (httpx.RequestError, ClientError) as error:
+                delay_s = attempts.delay_s(self._typed(error))
+            self._sleep(delay_s)
+
+
+class AsyncClient(_Core):
+    """`Client` for asyncio: the same arguments, methods and errors, awaited."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(
+            url,
+            model=model,
+            version=version,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            retry=retry,
+            clock=clock,
+            jitter=jitter,
+        )
+        self._sleep = sleep
+        self._http = httpx.AsyncClient(transport=transport, **self._options())
+
+    async def pose(self, points: npt.ArrayLike) -> PoseResult:
+        """Return the pose of one frame of points [n, 5]: x, y, z (m), Doppler (m/s), intensity."""
+        return await self._send(pose_call("points", points, self._model, self._version))
+
+    async def pose_features(self, features: npt.ArrayLike) -> PoseResult:
+        """Return the pose of one feature map [8, 8, 5], its points sorted and padded with zeros."""
+        return await self._send(pose_call("features", features, self._model, self._version))
+
+    async def poses(self, frames: Sequence[npt.ArrayLike]) -> PosesResult:
+        """Return one pose per frame, each frame points [n, 5] or a feature map [8, 8, 5]."""
+        return await self._send(poses_call(frames, self._model, self._version))
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """Return the models the service holds."""
+        return await self._send(models_call())
+
+    async def ready(self) -> bool:
+        """Return whether the service takes requests now; False is its own word (503)."""
+        return await self._send(ready_call())
+
+    async def close(self) -> None:
+        """Close the connections; the client is of no use afterwards."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _send(self, call: Call[T]) -> T:
+        attempts = self._attempts()
+        while True:
+            try:
+                return call.read(await self._http.request(call.method, call.path, **_content(call)))
+            except (httpx.RequestError, ClientError) as error:
+                delay_s = attempts.delay_s(self._typed(error))
+            await self._sleep(delay_s)
+
+
+def _content(call: Call[Any]) -> dict[str, Any]:
+    if call.body is None:
+        return {}
+    return {"content": call.body, "headers": {"Content-Type": "application/json"}}
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"url must be like {DEFAULT_URL}, not {url!r} ({error})") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"url must be like {DEFAULT_URL}, not {url!r}")
+    return url.rstrip("/")

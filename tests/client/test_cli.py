@@ -1,0 +1,347 @@
+"""The commands: what they print, where, and how they fail."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from emamba.tasks.mars import feature_map
+from emamba_client import JOINTS, Client, __version__, sample_frames
+from emamba_client.cli import World, app
+from emamba_client.render import Replay
+from emamba_client.replay import Summary, replay
+
+POINTS = sample_frames()[100].points
+UNREACHABLE = (
+    "error: cannot connect to http://127.0.0.1:8000 (refused); start the service with "
+    "`make serve`, or give its address with --url\n"
+)
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(service: httpx.BaseTransport, fake_time: Any) -> Run:
+    """Run a command against the real service, or a replaced network."""
+
+    def run(*args: str, network: Any = service, stdin: bytes | None = None) -> Result:
+        world = World(network, fake_time.clock, fake_time.sleep)
+        return CliRunner().invoke(app, list(args), obj=world, input=stdin)
+
+    return run
+
+
+@pytest.fixture
+def points_file(tmp_path: Path) -> str:
+    np.save(tmp_path / "points.npy", POINTS)
+    return str(tmp_path / "points.npy")
+
+
+def network(outcome: Any) -> httpx.MockTransport:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if isinstance(outcome, type):
+            raise outcome("refused", request=request)
+        return outcome
+
+    return httpx.MockTransport(handler)
+
+
+def fits(text: str) -> bool:
+    return max(map(len, text.splitlines())) <= 80 and "\x1b" not in text
+
+
+def test_pose_prints_a_table(run: Run, points_file: str, client: Client) -> None:
+    result = run("pose", points_file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert re.fullmatch(r"model mars 2 on mirror, \d+ us in the service", lines[0])
+    assert lines[1].split() == ["joint", "x", "m", "y", "m", "z", "m"]
+    rows = [line.split() for line in lines[2:]]
+    assert [row[0] for row in rows] == list(JOINTS)
+    printed = np.array([row[1:] for row in rows], float)
+    np.testing.assert_allclose(printed, client.pose(POINTS).pose.array(), atol=0.00051)
+    assert fits(result.stdout)
+
+
+def test_pose_prints_the_services_json(run: Run, points_file: str, client: Client) -> None:
+    result = run("pose", points_file, "--json")
+    document = json.loads(result.stdout)
+    assert document["poses"] == client.pose(POINTS).raw["poses"]
+    assert set(document) == {"model", "version", "engine", "poses", "timing_us"}
+
+
+def test_pose_of_every_kind_of_file(run: Run, tmp_path: Path, points_file: str) -> None:
+    features = feature_map(POINTS)
+    np.savez(tmp_path / "a.npz", features=features)
+    (tmp_path / "a.json").write_text(json.dumps({"points": POINTS.tolist()}))
+    (tmp_path / "a.csv").write_text("\n".join(",".join(map(repr, r)) for r in POINTS.tolist()))
+    files = [points_file, *(str(tmp_path / name) for name in ("a.npz", "a.json", "a.csv"))]
+    answers = [json.loads(run("pose", file, "--json").stdout)["poses"] for file in files]
+    assert answers == [answers[0]] * 4
+
+
+def test_pose_reads_stdin(run: Run) -> None:
+    text = json.dumps({"points": POINTS.tolist(), "version": "1"}).encode()
+    result = run("pose", "-", stdin=text)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("model mars 1 on mirror")
+
+
+def test_pose_of_many_frames(run: Run, tmp_path: Path) -> None:
+    maps = np.stack([feature_map(frame.points) for frame in sample_frames()[:3]])
+    np.save(tmp_path / "a.npy", maps)
+    result = run("pose", str(tmp_path / "a.npy"))
+    assert [line for line in result.stdout.splitlines() if line.startswith("frame")] == [
+        "frame 1 of 3",
+        "frame 2 of 3",
+        "frame 3 of 3",
+    ]
+    assert result.stdout.count("SpineShoulder") == 3
+    assert len(json.loads(run("pose", str(tmp_path / "a.npy"), "--json").stdout)["poses"]) == 3
+
+
+def test_models_are_listed(run: Run) -> None:
+    result = run("models")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == [
+        "model",
+        "version",
+        "engine",
+        "parameters",
+        "int8",
+        "bytes",
+        "package",
+    ]
+    assert [line.split()[:3] for line in lines[1:]] == [["mars", v, "mirror"] for v in "12"]
+    assert fits(result.stdout)
+    document = json.loads(run("models", "--json").stdout)
+    assert [model["version"] for model in document["models"]] == ["1", "2"]
+
+
+def test_replay_prints_a_line_per_frame(run: Run, fake_time: Any) -> None:
+    result = run("replay", "--count", "3", "--hz", "4", "--movement", "6")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    row = (
+        r" +{i} S2 M6  frame 15\d{{3}}  head +-?\d\.\d\d +\d\.\d\d +\d\.\d\d m  "
+        r"MAE +\d+\.\d cm +\d+\.\d ms"
+    )
+    for index, line in enumerate(lines[:3], 1):
+        assert re.fullmatch(row.format(i=index), line)
+    assert lines[3] == "3 frames at 4.0 Hz, latency p50 0.0 ms, p95 0.0 ms"
+    assert re.fullmatch(r"MAE vs Kinect labels \d+\.\d\d cm", lines[4])
+    assert fits(result.stdout)
+    assert fake_time.slept == pytest.approx([0, 0.25, 0.25])
+
+
+def test_replay_prints_json_lines(run: Run) -> None:
+    result = run("replay", "--count", "2", "--subject", "3", "--json")
+    *steps, last = map(json.loads, result.stdout.splitlines())
+    assert [(s["index"], s["subject"], s["movement"]) for s in steps] == [(0, 3, 3), (1, 3, 3)]
+    assert [joint["name"] for joint in steps[0]["joints"]] == list(JOINTS)
+    assert last["summary"]["frames"] == 2
+    mean = (steps[0]["mae_cm"] + steps[1]["mae_cm"]) / 2
+    assert last["summary"]["mae_cm"] == pytest.approx(mean)
+
+
+def test_replay_error_is_against_the_labels(client: Client, fake_time: Any) -> None:
+    frames = sample_frames()[:1]
+    steps = replay(client, frames, count=1, hz=10, clock=fake_time.clock, sleep=fake_time.sleep)
+    expected = np.abs(client.pose(frames[0].points).pose.array() - frames[0].labels).mean() * 100
+    assert next(steps).mae_cm == pytest.approx(expected)
+
+
+def test_replay_starts_over_at_its_end(run: Run) -> None:
+    result = run("replay", "--count", "25", "--movement", "1", "--json")
+    numbers = [json.loads(line).get("frame") for line in result.stdout.splitlines()]
+    assert numbers[24] == numbers[0]
+    assert len(numbers) == 26
+
+
+def test_replay_keeps_pace_after_a_slow_answer(answer: dict[str, Any], fake_time: Any) -> None:
+    latencies = iter([0.35, 0.0, 0.0, 0.0, 0.0])
+    sent: list[float] = []
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        sent.append(round(fake_time.now - 100, 6))
+        fake_time.now += next(latencies)
+        return httpx.Response(200, json=answer)
+
+    summary = Summary()
+    with Client(transport=httpx.MockTransport(handler)) as client:
+        for step in replay(
+            client, sample_frames(), count=5, hz=10, clock=fake_time.clock, sleep=fake_time.sleep
+        ):
+            summary.add(step)
+    assert sent == [0, 0.35, 0.35, 0.35, 0.4]
+    assert summary.rate_hz == pytest.approx(10)
+    assert summary.latency_ms(50) == pytest.approx(0)
+    assert summary.latency_ms(95) == pytest.approx(280)
+
+
+def test_replay_ends_with_a_summary_on_ctrl_c(run: Run, answer: dict[str, Any]) -> None:
+    answers = iter([httpx.Response(200, json=answer)] * 2)
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    result = run("replay", network=httpx.MockTransport(handler))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[2].startswith("2 frames at 10.0 Hz, latency p50")
+
+
+def test_replay_that_breaks_off_sums_up_what_was_done(run: Run, answer: dict[str, Any]) -> None:
+    answers = iter([httpx.Response(200, json=answer)])
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        return next(answers, httpx.Response(500))
+
+    result = run("replay", network=httpx.MockTransport(handler))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1].startswith("1 frame, latency p50")
+    assert result.stderr == "error: the service answered 500 Internal Server Error\n"
+
+
+def test_live_table_fits_a_terminal(client: Client, fake_time: Any) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, height=24, color_system=None)
+    summary = Summary()
+    with Replay(console, as_json=False) as show:
+        for step in replay(
+            client, sample_frames(), count=2, hz=10, clock=fake_time.clock, sleep=fake_time.sleep
+        ):
+            summary.add(step)
+            show.step(step, summary)
+    screens = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]|\r", "\n", out.getvalue())
+    assert max(map(len, screens.splitlines())) <= 80
+    for words in (*JOINTS, "subject 1, movement 1, radar frame", "frame 2: MAE vs Kinect labels"):
+        assert words in screens
+
+
+def test_no_joint_is_at_minus_zero(run: Run, points_file: str, answer: dict[str, Any]) -> None:
+    answer["poses"][0]["joints"][3]["x_m"] = -0.0004
+    result = run("pose", points_file, network=network(httpx.Response(200, json=answer)))
+    assert result.stdout.splitlines()[5].split() == ["Head", "0.000", "3.000", "0.500"]
+
+
+def test_unreachable_service(run: Run, points_file: str) -> None:
+    for command in (["pose", points_file], ["models"], ["replay"]):
+        result = run(*command, network=network(httpx.ConnectError))
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", UNREACHABLE)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sentence"),
+    [
+        (
+            httpx.ReadTimeout,
+            "error: no answer from http://127.0.0.1:8000 in time (refused); "
+            "ask for fewer frames, or look at the service's log\n",
+        ),
+        (
+            httpx.Response(503, json={"title": "Service is busy", "detail": "all 66 taken"}),
+            "error: the service answered 503 Service is busy: all 66 taken; try again later\n",
+        ),
+        (
+            httpx.Response(413, json={"title": "Body too large"}),
+            "error: the service answered 413 Body too large; send fewer frames\n",
+        ),
+        (
+            httpx.Response(200, text="<html>"),
+            "error: the answer must be JSON, but cannot be read as such\n",
+        ),
+        (
+            httpx.Response(404, json={"title": "No\nsuch", "detail": "\troute"}),
+            "error: the service answered 404 No such: route\n",
+        ),
+    ],
+)
+def test_failures_are_one_sentence(run: Run, points_file: str, outcome: Any, sentence: str) -> None:
+    result = run("pose", points_file, network=network(outcome))
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", sentence)
+
+
+def test_bad_file_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")
+    result = run("pose", str(tmp_path / "a.npz"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {tmp_path / 'a.npz'} cannot be read (")
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_the_service_refuses(run: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 4)))
+    result = run("pose", str(tmp_path / "a.npy"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the service answered 422 ")
+    assert result.stderr.endswith("frame 0: points[0] must be 5 numbers, but has 4 values\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nothing"],
+        ["pose"],
+        ["pose", "a.npy", "--url", "nowhere"],
+        ["replay", "--hz", "0"],
+        ["replay", "--hz", "nan"],
+        ["replay", "--count", "0"],
+        ["replay", "--subject", "5"],
+        ["replay", "--subject", "4", "--movement", "1"],
+        ["models", "--what"],
+    ],
+)
+def test_usage_errors(run: Run, tmp_path: Path, args: list[str]) -> None:
+    np.save(tmp_path / "a.npy", POINTS)
+    result = run(*(str(tmp_path / a) if a == "a.npy" else a for a in args))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Usage: " in result.stderr
+
+
+def test_version(run: Run) -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"emamba-client {__version__}\n")
+
+
+def test_program_without_stdin() -> None:
+    program = Path(sys.executable).parent / "emamba-client"
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" pose - <&-', program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: stdin cannot be read (")
+
+
+def test_program_without_a_service() -> None:
+    """The installed program, with a port nobody listens on: no traceback."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "emamba-client", "models", "--url", "http://127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"error: cannot connect to http://127\.0\.0\.1:9 \(.*\); start the service with "
+        r"`make serve`, or give its address with --url\n",
+        done.stderr,
+    )
