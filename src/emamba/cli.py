@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ from emamba.fixed.model import activation_widths
 from emamba.package import Package, PackageError, load_package
 
 if TYPE_CHECKING:
+    from emamba.train.checkpoint import Checkpoint
     from emamba.train.loop import Progress
 
 __all__ = ["app", "main"]
@@ -105,13 +107,9 @@ def _evaluate_checkpoint(path: Path, data: Path, engine: str, split: str) -> dic
         raise UserError(f"the engine of a float checkpoint is float, not {engine!r}")
     _need_torch()
     from emamba.model import count_parameters  # noqa: PLC0415 - torch only where it is needed
-    from emamba.train.checkpoint import CheckpointError, load_checkpoint  # noqa: PLC0415
     from emamba.train.mars import predict  # noqa: PLC0415
 
-    try:
-        checkpoint = load_checkpoint(path)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+    checkpoint = _load_checkpoint(path)
     frames = read_mars(data, split)  # type: ignore[arg-type]
     started = time.perf_counter()
     joints = predict(checkpoint.network, checkpoint.task, frames.features)
@@ -126,6 +124,33 @@ def _evaluate_checkpoint(path: Path, data: Path, engine: str, split: str) -> dic
         "checkpoint_sha256": checkpoint.sha256,
         **_about(split, frames, seconds),
     }
+
+
+@app.command()
+def compare(
+    checkpoint: Annotated[Path, typer.Argument(help="Float .safetensors.")],
+    package: Annotated[Path, typer.Argument(help="Package folder made from it.")],
+    data: DataFolder,
+    frames: Annotated[int, typer.Option(min=1, help="Test frames, evenly taken.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Error of the integer twin against its float network, stage by stage."""
+    _need_torch()
+    from emamba.quantise import compare_stages  # noqa: PLC0415
+
+    loaded, split = load_package(package), read_mars(data, "test")
+    float_twin = _load_checkpoint(checkpoint)
+    chosen = split.features[:: max(1, len(split) // frames)][:frames]
+    errors = compare_stages(float_twin.network, loaded.model, loaded.task.encode(chosen))
+    if as_json:
+        rows = [dataclasses.asdict(error) for error in errors]
+        typer.echo(json.dumps({"frames": len(chosen), "stages": rows}, allow_nan=False))
+        return
+    table = Table("stage", "format", "relative error", "saturated", title="Mirror against float")
+    for error in errors:
+        share = f"{100 * error.saturated:.3f} %"
+        table.add_row(error.stage, error.format, f"{100 * error.relative_error:.2f} %", share)
+    Console().print(table)
 
 
 def _about(split: str, frames: MarsSplit, seconds: float) -> dict[str, Any]:
@@ -309,6 +334,15 @@ def _bound_table(package: Package) -> Table:
     for bound in interval_bounds(package.model):
         table.add_row(bound.stage, str(bound.bits), str(bound.width))
     return table
+
+
+def _load_checkpoint(path: Path) -> Checkpoint:
+    from emamba.train.checkpoint import CheckpointError, load_checkpoint  # noqa: PLC0415
+
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
 
 
 def _need_torch() -> None:

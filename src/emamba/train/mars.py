@@ -5,10 +5,9 @@ Every stage is resumable; `run` skips what a folder already holds.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +60,14 @@ class MarsRecipe:
 
     config: ModelConfig = MARS_CONFIG
     norm: str = "range"
-    teachers: int = 2
-    teacher: Schedule = Schedule(epochs=10, lr=2e-3, evaluate_every=5)
-    float_: Schedule = Schedule(epochs=60, lr=6e-3, evaluate_every=5)
-    tables: Schedule = Schedule(epochs=6, lr=5e-4, evaluate_every=2)
-    integers: Schedule = Schedule(epochs=8, lr=5e-4, evaluate_every=2)
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(0.3, 0.02))
-    teacher_share: float = 0.7
-    huber_m: float = 1.0
+    teachers: int = 1
+    teacher: Schedule = Schedule(epochs=16, lr=2e-3, evaluate_every=4)
+    float_: Schedule = Schedule(epochs=80, lr=1e-2, evaluate_every=5)
+    tables: Schedule = Schedule(epochs=6, lr=1e-3, evaluate_every=2)
+    integers: Schedule = Schedule(epochs=8, lr=1e-3, evaluate_every=2)
+    augmentation: Augmentation = Augmentation(drop=0.3, jitter_m=0.02)
+    teacher_share: float = 1.0
+    huber_m: float = 0.1
     seed: int = 0
 
 
@@ -209,8 +208,9 @@ def train_mars(
 ) -> dict[str, Any]:
     """The whole pipeline; returns the run's record, also written to `<out>/record.json`.
 
-    Leaves `float.safetensors`, `curves.png` and the package `packages/mars/<version>` in `out`.
-    The test split is read once, after everything is chosen.
+    One network goes through it all; what it ends as is the float model, and its rounding the
+    package. Leaves `float.safetensors`, `curves.png` and `packages/mars/<version>` in `out`. The
+    test split is read once, after everything is chosen.
     """
     data = read_training_data(data_folder)
     run = MarsRun(data, recipe, out, progress)
@@ -223,12 +223,12 @@ def train_mars(
     ablation["fitted tables"] = _held_out(network, data)
     run.tune_tables(network)
     ablation["fine-tuned tables"] = _held_out(network, data)
-    tuned = copy.deepcopy(network)
     formats = calibrate(network, run.calibration_maps())
     rounded = to_integer_model(network, formats)
     ablation["integers, calibrated"] = _held_out_integers(rounded, data)
-    model = run.tune_integers(tuned, formats)
+    model = run.tune_integers(network, formats)
     ablation["integers, fine-tuned"] = _held_out_integers(model, data)
+    ablation["float twin of the integers"] = _held_out(network, data)
     record = _describe(run, ablation)
     record["test"] = _test(network, model, data.task, read_mars(data_folder, "test"))
     _leave(out, version, network, model, data, record)

@@ -1,0 +1,133 @@
+"""`emamba-service`: start the service, or print its OpenAPI document."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn, Optional
+
+import orjson
+import typer
+from fastapi import FastAPI
+
+from emamba.engines import EngineError, open_engine
+from emamba.package import PackageError
+from emamba_service import __version__
+from emamba_service.app import create_app
+from emamba_service.models import Models, load_models
+from emamba_service.schemas import EXAMPLES
+from emamba_service.server import listen, serve
+from emamba_service.settings import (
+    Settings,
+    SettingsError,
+    env_name,
+    load_settings,
+    option_name,
+)
+
+__all__ = ["cli", "main"]
+
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def main() -> None:
+    """Entry point of the `emamba-service` command."""
+    cli()
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """`command(context, version, **settings)` with one option for each field of `Settings`."""
+    own = [
+        p
+        for p in inspect.signature(command, eval_str=True).parameters.values()
+        if p.kind != p.VAR_KEYWORD
+    ]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[str],  # noqa: UP045 - evaluated by Typer
+                typer.Option(
+                    option_name(name),
+                    envvar=env_name(name),
+                    help=f"{field.description} Default: {field.default}.",
+                    metavar="VALUE",
+                    show_default=False,
+                ),
+            ],
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    signature = inspect.Signature([*own, *options])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ |= {option.name: option.annotation for option in options}
+    return command
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"emamba-service {__version__}")
+        raise typer.Exit()
+
+
+@cli.callback(invoke_without_command=True)
+@_with_settings
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+    **given: Optional[str],  # noqa: UP045 - evaluated by Typer
+) -> None:
+    """Serve the packages of a folder over HTTP until Ctrl-C or SIGTERM."""
+    del version
+    if context.invoked_subcommand is not None:
+        return
+    try:
+        settings = load_settings({key: text for key, text in given.items() if text is not None})
+    except SettingsError as error:
+        _fail(str(error), 2)
+    try:
+        models = load_models(settings.models, settings.engine, settings.default_model, open_engine)
+    except (PackageError, EngineError) as error:
+        _fail(str(error), 1)
+    try:
+        listener = listen(settings)
+    except OSError as error:
+        named = isinstance(error, socket.gaierror)
+        reason = error.strerror if named else os.strerror(error.errno or 0)
+        _fail(f"cannot listen on {settings.host} port {settings.port}: {reason}", 1)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    typer.echo(_greeting(f"http://{host}:{listener.getsockname()[1]}", models))
+    sys.stdout.flush()
+    serve(create_app(settings, models=models), settings, listener)
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    app: FastAPI = create_app(Settings.model_construct())
+    typer.echo(json.dumps(app.openapi(), indent=2))
+
+
+def _greeting(url: str, models: Models) -> str:
+    lines = [f"eMamba service {__version__} on {url}"]
+    for model in models:
+        package, engine = model.package, model.engine.info
+        lines.append(
+            f"{package.name} version {package.version}, engine {engine.name}: {engine.description}"
+        )
+    body: Any = orjson.dumps(EXAMPLES["points"]["value"]).decode()
+    lines.append(f"curl -s {url}/v1/pose -H 'Content-Type: application/json' -d '{body}'")
+    return "\n".join(lines)
+
+
+def _fail(reason: str, code: int) -> NoReturn:
+    typer.echo(f"emamba-service: {reason}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,228 @@
+"""Every error the service answers, as RFC 9457 problem details.
+
+    ServiceError
+    ├── 400 InvalidHttpError, NotJsonError, ClientGoneError
+    ├── 404 NotFoundError, UnknownModelError, UnknownVersionError
+    ├── 405 MethodNotAllowedError
+    ├── 408 ReadTimeoutError
+    ├── 413 BodyTooLargeError
+    ├── 415 UnsupportedMediaTypeError, UnsupportedEncodingError
+    ├── 422 InvalidRequestError, InvalidInputError, TooManyPointsError, TooManyFramesError
+    ├── 431 HeadersTooLargeError
+    ├── 500 InternalError, EngineFailedError
+    └── 503 QueueFullError, NotReadyError, RequestTimeoutError
+
+The class carries status, type and title; `problem_for` turns any exception into one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+__all__ = [
+    "PROBLEM_JSON",
+    "BodyTooLargeError",
+    "ClientGoneError",
+    "EngineFailedError",
+    "HeadersTooLargeError",
+    "InternalError",
+    "InvalidHttpError",
+    "InvalidInputError",
+    "InvalidRequestError",
+    "MethodNotAllowedError",
+    "NotFoundError",
+    "NotJsonError",
+    "NotReadyError",
+    "QueueFullError",
+    "ReadTimeoutError",
+    "RequestTimeoutError",
+    "ServiceError",
+    "TooManyFramesError",
+    "TooManyPointsError",
+    "UnknownModelError",
+    "UnknownVersionError",
+    "UnsupportedEncodingError",
+    "UnsupportedMediaTypeError",
+    "problem_for",
+    "problem_response",
+    "problem_types",
+]
+
+PROBLEM_JSON = "application/problem+json"
+_CLOSE = {"connection": "close"}
+_RETRY = {"retry-after": "1"}
+
+
+class ServiceError(Exception):
+    """An error with an answer: `detail` says what must hold, what came and what to do.
+
+    `members` are the problem's extension members, such as `frame` or `limit`.
+    """
+
+    status: ClassVar[int]
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    example: ClassVar[str]
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.members = members
+
+    def problem(self) -> dict[str, Any]:
+        """The problem details object."""
+        return {
+            "type": f"/problems/{self.kind}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            **{name: value for name, value in self.members.items() if value is not None},
+        }
+
+
+class InvalidHttpError(ServiceError):
+    status, kind, title = 400, "invalid-http", "Not an HTTP request"
+    example = "the bytes received are not an HTTP/1.1 request; the connection is closed"
+    headers = _CLOSE
+
+
+class NotJsonError(ServiceError):
+    status, kind, title = 400, "not-json", "Body is not JSON"
+    example = "the body must be JSON, but the parser stops at line 1 column 13"
+
+
+class ClientGoneError(ServiceError):
+    status, kind, title = 400, "client-gone", "Client closed the connection"
+    example = "the client closed the connection before its body had arrived"
+
+
+class NotFoundError(ServiceError):
+    status, kind, title = 404, "not-found", "No such route"
+    example = "there is no route /v1/poses; GET / lists the routes"
+
+
+class UnknownModelError(ServiceError):
+    status, kind, title = 404, "unknown-model", "Model not loaded"
+    example = "model must be one of mars, but is 'venus'"
+
+
+class UnknownVersionError(ServiceError):
+    status, kind, title = 404, "unknown-version", "Model version not loaded"
+    example = "version of mars must be one of 1, but is '7'"
+
+
+class MethodNotAllowedError(ServiceError):
+    status, kind, title = 405, "method-not-allowed", "Method not allowed"
+    example = "/v1/pose must be called with POST, not GET"
+
+    def __init__(self, detail: str, allow: str) -> None:
+        super().__init__(detail)
+        self.headers = {"allow": allow}
+
+
+class ReadTimeoutError(ServiceError):
+    status, kind, title = 408, "read-timeout", "Request arrived too slowly"
+    example = "headers and body must arrive within 10 s; send the request again"
+    headers = _CLOSE
+
+
+class BodyTooLargeError(ServiceError):
+    status, kind, title = 413, "body-too-large", "Body too large"
+    example = "the body must be at most 4194304 bytes; send fewer frames per request"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    status, kind, title = 415, "unsupported-media-type", "Content type not supported"
+    example = "Content-Type must be application/json, but is 'text/plain'"
+
+
+class UnsupportedEncodingError(ServiceError):
+    status, kind, title = 415, "unsupported-encoding", "Content encoding not supported"
+    example = "Content-Encoding must be absent or identity, but is 'gzip'; send the body as it is"
+
+
+class InvalidRequestError(ServiceError):
+    status, kind, title = 422, "invalid-request", "Request object is wrong"
+    example = "the body must have exactly one of points, features, frames, but has none"
+
+
+class InvalidInputError(ServiceError):
+    status, kind, title = 422, "invalid-input", "Frame cannot be read"
+    example = "frame 0: points[3] must be 5 numbers, but holds a string at position 1"
+
+
+class TooManyPointsError(ServiceError):
+    status, kind, title = 422, "too-many-points", "Too many points in a frame"
+    example = "frame 0: points must hold at most 4096 points, but hold 5000"
+
+
+class TooManyFramesError(ServiceError):
+    status, kind, title = 422, "too-many-frames", "Too many frames in a request"
+    example = "frames must hold at most 256 frames, but hold 300; send several requests"
+
+
+class HeadersTooLargeError(ServiceError):
+    status, kind, title = 431, "headers-too-large", "Headers too large"
+    example = "request line and headers must be at most 16384 bytes together"
+    headers = _CLOSE
+
+
+class InternalError(ServiceError):
+    status, kind, title = 500, "internal", "Internal error"
+    example = "the service failed on this request; its log says why"
+
+
+class EngineFailedError(ServiceError):
+    status, kind, title = 500, "engine-failed", "Engine failed"
+    example = "engine mirror failed on this request; the service's log says why"
+
+
+class QueueFullError(ServiceError):
+    status, kind, title = 503, "queue-full", "Service is busy"
+    example = "all 66 places for requests are taken; try again after 1 s"
+    headers = _RETRY
+
+
+class NotReadyError(ServiceError):
+    status, kind, title = 503, "not-ready", "Service is starting or stopping"
+    example = "the service is stopping; send the request to another instance"
+    headers = _RETRY
+
+
+class RequestTimeoutError(ServiceError):
+    status, kind, title = 503, "request-timeout", "Answer took too long"
+    example = "the answer must be ready within 10 s, but was not; try again after 1 s"
+    headers = _RETRY
+
+
+def problem_types() -> list[type[ServiceError]]:
+    """Every kind of problem, by status, then kind."""
+    return sorted(ServiceError.__subclasses__(), key=lambda error: (error.status, error.kind))
+
+
+def problem_for(error: Exception, path: str, method: str) -> ServiceError:
+    """The `ServiceError` to answer `error` with; anything unexpected becomes `InternalError`."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return NotFoundError(f"there is no route {path}; GET / lists the routes")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allow = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow", "")
+        return MethodNotAllowedError(f"{path} must be called with {allow}, not {method}", allow)
+    if isinstance(error, ClientDisconnect):
+        return ClientGoneError(ClientGoneError.example)
+    return InternalError(InternalError.example)
+
+
+def problem_response(error: ServiceError) -> Response:
+    """The HTTP answer for `error`."""
+    return Response(
+        orjson.dumps(error.problem()), error.status, dict(error.headers), media_type=PROBLEM_JSON
+    )

@@ -1,0 +1,116 @@
+"""The loaded packages, each with the engine that computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emamba.engines import Engine
+from emamba.fixed import IntegerModel
+from emamba.package import Package, PackageError, find_packages, load_package
+from emamba_service.errors import UnknownModelError, UnknownVersionError
+
+__all__ = ["EngineFactory", "LoadedModel", "Models", "load_models"]
+
+EngineFactory = Callable[[str, IntegerModel], Engine]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A package and its open engine."""
+
+    package: Package
+    engine: Engine
+
+    def summary(self) -> dict[str, Any]:
+        """What `/v1/models` says of it."""
+        package, model = self.package, self.package.model
+        task = package.task.to_json()
+        return {
+            "name": package.name,
+            "version": package.version,
+            "engine": self.engine.info.name,
+            "package_sha256": package.sha256,
+            "config": model.config.to_json(),
+            "parameters": sum(tensor.size for tensor in model.tensors.values()),
+            "int8_bytes": model.int8_bytes,
+            "task": {
+                "kind": task["kind"],
+                "input_shape": task["input"]["shape"],
+                "channels": task["input"]["channels"],
+                "joints": task["output"]["joints"],
+                "unit": task["output"]["unit"],
+            },
+            "accuracy": package.accuracy,
+        }
+
+
+class Models:
+    """Loaded models by name and version; the versions of a name are in ascending order."""
+
+    def __init__(self, loaded: list[LoadedModel], default: str) -> None:
+        self._by_name: dict[str, dict[str, LoadedModel]] = {}
+        for model in loaded:
+            versions = self._by_name.setdefault(model.package.name, {})
+            versions[model.package.version] = model
+        self._default = default
+
+    def __iter__(self) -> Iterator[LoadedModel]:
+        return (model for versions in self._by_name.values() for model in versions.values())
+
+    def get(self, name: str | None = None, version: str | None = None) -> LoadedModel:
+        """The model asked for: the default name, the latest version unless given.
+
+        Raises `UnknownModelError` or `UnknownVersionError`.
+        """
+        name = self._default if name is None else name
+        versions = self._by_name.get(name)
+        if versions is None:
+            known = ", ".join(self._by_name)
+            raise UnknownModelError(f"model must be one of {known}, but is {name[:64]!r}")
+        if version is None:
+            return next(reversed(versions.values()))
+        if version not in versions:
+            known = ", ".join(versions)
+            raise UnknownVersionError(
+                f"version of {name} must be one of {known}, but is {version[:64]!r}"
+            )
+        return versions[version]
+
+    def close(self) -> None:
+        """Close every engine."""
+        for model in self:
+            model.engine.close()
+
+
+def load_models(root: Path, engine: str, default: str, engine_factory: EngineFactory) -> Models:
+    """Load every package under `root` and open `engine` for each.
+
+    Raises `PackageError` for a damaged package, for none at all, for two that say they are the
+    same, and where `default` is not among them; `EngineError` if the engine does not open.
+    """
+    folders = find_packages(root)
+    if not folders:
+        raise PackageError(root, "must hold a package <name>/<version>/model.json, but holds none")
+    packages: dict[tuple[str, str], Package] = {}
+    for folder in folders:
+        package = load_package(folder)
+        if (package.name, package.version) in packages:
+            raise PackageError(
+                folder, f"says it is {package.name} {package.version}, as another folder does"
+            )
+        packages[package.name, package.version] = package
+    names = sorted({name for name, _ in packages})
+    if default not in names:
+        raise PackageError(
+            root, f"must hold the default model {default!r}, but holds {', '.join(names)}"
+        )
+    return Models(
+        [
+            LoadedModel(package, engine_factory(engine, package.model))
+            for package in packages.values()
+        ],
+        default,
+    )

@@ -1,0 +1,173 @@
+"""The command line, and that docs, options and settings say the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from emamba_service import __version__
+from emamba_service.cli import cli
+from emamba_service.errors import problem_types
+from emamba_service.settings import Settings, SettingsError, env_name, load_settings, option_name
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "service.md").read_text()
+
+
+def run(*arguments: str, **env: str):
+    return CliRunner().invoke(cli, arguments, env={"COLUMNS": "200", **env})
+
+
+def test_version():
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"emamba-service {__version__}\n")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_setting_is_an_option_and_documented(name):
+    field = Settings.model_fields[name]
+    row = f"| `{name}` | `{field.default}` | {field.description} |"
+    assert row in DOCS.splitlines()
+    text = run("--help").stdout
+    assert option_name(name) in text
+    assert env_name(name) in text
+
+
+def test_every_problem_is_documented():
+    rows = [
+        f"| `/problems/{p.kind}` | {p.status} | {p.title} | {p.example} |" for p in problem_types()
+    ]
+    assert [row for row in rows if row not in DOCS.splitlines()] == []
+
+
+def test_every_route_is_documented():
+    document = json.loads((ROOT / "service" / "openapi.json").read_text())
+    routes = [f"`{m.upper()} {path}`" for path, ms in document["paths"].items() for m in ms]
+    assert [route for route in routes if route not in DOCS] == []
+
+
+def test_documented_bodies_are_answered(service):
+    bodies = re.findall(r"-d '(\{.*?\})'", DOCS, re.DOTALL)
+    assert len(bodies) >= 2
+    for body in bodies:
+        assert service.pose(json.loads(body)).status_code == 200
+
+
+def test_options_go_before_the_environment(monkeypatch):
+    monkeypatch.setenv("EMAMBA_PORT", "81")
+    monkeypatch.setenv("EMAMBA_THREADS", "7")
+    settings = load_settings({"port": "82"})
+    assert (settings.port, settings.threads, settings.host) == (82, 7, "127.0.0.1")
+
+
+def test_wrong_setting_is_named_with_its_reason():
+    with pytest.raises(SettingsError) as wrong:
+        load_settings({"threads": "0"})
+    assert str(wrong.value) == (
+        "--threads (EMAMBA_THREADS): input should be greater than or equal to 1, but it is '0'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "reason"),
+    [
+        (
+            ["--port", "http"],
+            {},
+            "--port (EMAMBA_PORT): input should be a valid integer, unable to parse string as an "
+            "integer, but it is 'http'",
+        ),
+        (
+            [],
+            {"EMAMBA_READ_TIMEOUT_S": "-1"},
+            "--read-timeout-s (EMAMBA_READ_TIMEOUT_S): input should be greater than 0, "
+            "but it is '-1'",
+        ),
+        (
+            ["--log-level", "loud"],
+            {},
+            "--log-level (EMAMBA_LOG_LEVEL): input should be 'critical', 'error', 'warning', "
+            "'info' or 'debug', but it is 'loud'",
+        ),
+    ],
+)
+def test_wrong_setting_ends_the_command_with_2(arguments, env, reason):
+    result = run(*arguments, **env)
+    assert (result.exit_code, result.stderr) == (2, f"emamba-service: {reason}\n")
+
+
+def test_unknown_option_ends_the_command_with_2():
+    result = run("--prot", "80")
+    assert result.exit_code == 2
+    assert "No such option: --prot" in result.stderr
+
+
+def fails(reason: str, *arguments: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr) == (1, f"emamba-service: {reason}\n")
+
+
+def test_start_without_packages_fails(tmp_path):
+    fails(
+        f"{tmp_path}: must hold a package <name>/<version>/model.json, but holds none",
+        "--models",
+        str(tmp_path),
+    )
+
+
+def test_start_with_a_damaged_package_fails(tmp_path, new_package):
+    document = new_package(tmp_path, "1") / "model.json"
+    document.write_text("{")
+    result = run("--models", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"emamba-service: {document}: is not JSON: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_start_with_a_package_twice_fails(tmp_path, new_package):
+    first = new_package(tmp_path, "1")
+    copy = tmp_path / "mars" / "2"
+    first.rename(copy)
+    new_package(tmp_path, "1")
+    fails(f"{copy}: says it is mars 1, as another folder does", "--models", str(tmp_path))
+
+
+def test_start_without_the_default_model_fails(models_dir):
+    fails(
+        f"{models_dir}: must hold the default model 'venus', but holds mars",
+        *("--models", str(models_dir), "--default-model", "venus"),
+    )
+
+
+def test_start_with_an_unknown_engine_fails(models_dir):
+    result = run("--models", str(models_dir), "--engine", "abacus")
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        r"emamba-service: engine must be one of auto, .*mirror.*; not 'abacus'\n", result.stderr
+    )
+
+
+def test_start_on_a_taken_port_fails(models_dir):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        fails(
+            f"cannot listen on 127.0.0.1 port {port}: Address already in use",
+            *("--models", str(models_dir), "--port", port),
+        )
+
+
+def test_start_on_an_unknown_host_fails(models_dir):
+    result = run("--models", str(models_dir), "--host", "no.such.host.invalid")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "emamba-service: cannot listen on no.such.host.invalid port 8000: "
+    )
+
+
+def test_openapi_command_prints_the_checked_in_document():
+    assert run("openapi").stdout == (ROOT / "service" / "openapi.json").read_text()
