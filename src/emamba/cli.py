@@ -217,6 +217,32 @@ def train_mars_command(
     console.print(f"package: {out / 'packages' / 'mars' / version}")
 
 
+@app.command()
+def ablate(
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; a second call resumes.")] = Path(
+        "runs/ablate"
+    ),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs each norm trains.")] = 20,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Compare range norm with LayerNorm and RMSNorm on MARS at equal budgets."""
+    _need_torch()
+    import torch  # noqa: PLC0415
+
+    from emamba.train.ablate import compare_norms  # noqa: PLC0415
+    from emamba.train.mars import MarsRecipe  # noqa: PLC0415
+    from emamba.train.mars_data import read_training_data  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    with ProgressDisplay() as progress:
+        found = compare_norms(read_training_data(data), MarsRecipe(), epochs, out, progress)
+    table = Table("norm", "MAE (cm)", "RMSE (cm)", title="Held-out blocks of validate (measured)")
+    for name, errors in found.items():
+        _add_row(table, name, errors)
+    Console().print(table)
+
+
 @search_app.command("mars")
 def search_mars_command(
     data: DataFolder,
@@ -262,7 +288,8 @@ class ProgressDisplay:
         return self._report
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
     def _report(self, stage: str, epoch: int, epochs: int, row: dict[str, float]) -> None:
         seconds = time.monotonic() - self._started

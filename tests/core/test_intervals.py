@@ -41,7 +41,7 @@ def test_the_state_needs_less_than_its_accumulator() -> None:
 
 def test_every_stage_with_an_accumulator_is_bounded() -> None:
     stages = set(bounds_of(random_model(MARS_CONFIG, 0)))
-    assert len(stages) == 3 + 2 * 17
+    assert len(stages) == 3 + 2 * 18
 
 
 def test_a_model_that_could_overflow_is_refused() -> None:

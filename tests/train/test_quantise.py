@@ -12,7 +12,12 @@ from emamba.config import Fixed
 from emamba.edges import quantise
 from emamba.fixed import Mirror, check_bounds
 from emamba.model import EXP, SILU, EMamba, PiecewiseLinear
-from emamba.quantise import FakeQuantNumerics, calibrate, to_integer_model
+from emamba.quantise import (
+    FakeQuantNumerics,
+    calibrate,
+    compare_stages,
+    to_integer_model,
+)
 from emamba.quantise.calibrate import best_format
 from emamba.quantise.convert import integer_tables
 from random_models import MARS_CONFIG
@@ -104,3 +109,15 @@ def test_a_scale_is_chosen_by_error_not_by_the_largest_value() -> None:
     assert best_format(values, 8).frac > by_max
     assert best_format(torch.zeros(3), 8) == Fixed(8, 7)
     assert best_format(torch.tensor([0.5, -0.5]), 8).frac >= 7
+
+
+def test_every_stage_is_compared_with_its_float(calibrated: Calibrated, maps: torch.Tensor) -> None:
+    network, formats = calibrated
+    model = to_integer_model(network, formats)
+    errors = {e.stage: e for e in compare_stages(network, model, maps.double().numpy())}
+    assert list(errors) == list(Mirror(model).trace(np.zeros((1, 8, 8, 5), np.int8)).stages)
+    assert errors["patch_embed"].format == str(formats["residual"])
+    # Tolerance: one 8-bit rounding at the input, all stages at the output.
+    assert 0 < errors["patch_embed"].relative_error <= 0.02
+    assert 0 < errors["output"].relative_error <= 0.05
+    assert all(0 <= e.saturated <= 0.02 for e in errors.values())

@@ -18,6 +18,7 @@ from emamba.train.checkpoint import CheckpointError, load_checkpoint
 from emamba.train.loop import Fit, Schedule, fit
 from emamba.train.mars import MarsRecipe, predict, predict_integers, train_mars
 from emamba.train.mars_data import read_training_data
+from made_up_mars import write_data
 from random_models import MARS_CONFIG, pose_task
 
 
@@ -92,24 +93,6 @@ def test_normalise_is_the_tasks_encode() -> None:
     got = normalise(clouds(), pose_task()).reshape(-1, 8, 8, 5).numpy()
     want = pose_task().encode(clouds().reshape(-1, 8, 8, 5).numpy())
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-
-
-def write_data(folder: Path) -> None:
-    """A made-up data set in the packed form: 2 subjects, 2 movements, 160 frames a split."""
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    for split in ("train", "validate", "test"):
-        clouds = [rng.random((20, 5)).astype(np.float32) for _ in range(160)]
-        np.savez(
-            folder / f"mars_{split}.npz",
-            features=np.stack([feature_map(c) for c in clouds]),
-            labels=np.stack([np.tile(c.mean(0)[:3].repeat(19), 1) for c in clouds]),
-            subject=np.arange(160, dtype=np.uint8) // 80 + 1,
-            movement=np.arange(160, dtype=np.uint8) // 40 % 2 + 1,
-        )
-    np.savez(
-        folder / "mars_train_s1_radar_only.npz", features=np.stack([feature_map(c) for c in clouds])
-    )
 
 
 def test_held_out_blocks_are_not_trained_on(tmp_path: Path) -> None:

@@ -43,8 +43,7 @@ def align(x: Ints, left: int) -> Ints:
 def saturate(x: Ints, width: int) -> Ints:
     """`x` clipped to the symmetric range of `width` signed bits."""
     top = (1 << (width - 1)) - 1
-    out: Ints = np.maximum(x, -top)
-    np.minimum(out, top, out=out)
+    out: Ints = np.clip(x, -top, top)
     return out
 
 

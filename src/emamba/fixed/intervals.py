@@ -137,9 +137,11 @@ class _Analysis:
         state = top[at + "dA"] * top[at + "h"] + top[at + "dBu"]
         yield self._bound(at + "dA * h + dB * u", state, frac[at + "h_wide"], at + "h_wide")
         yield self._bound(at + "h_wide", top[at + "h_wide"], frac[at + "h_wide"], at + "h")
+        product = top[at + "C"] * top[at + "h_wide"]
+        yield Bound(at + "C * h_wide", product, ACC_WIDTH)
         y_frac = frac[at + "C"] + frac[at + "h_wide"]
         skip = int(D.max()) * top[at + "u"] << y_frac - frac[at + "D"] - frac[at + "u"]
-        read = self.model.config.d_state * top[at + "C"] * top[at + "h_wide"]
+        read = self.model.config.d_state * product
         yield self._bound(at + "C h + D u", read + skip, y_frac, at + "y", SCAN_ACC_WIDTH)
 
     def _table(self, name: str, table: IntegerTable, out: str) -> Bound:

@@ -17,7 +17,7 @@ from emamba.fixed.stages import Parameter
 __all__ = ["Mirror", "Trace"]
 
 # Frames are independent; this many at a time bound the memory of a large batch.
-_CHUNK = 256
+_CHUNK = 128
 
 
 @dataclass(frozen=True)

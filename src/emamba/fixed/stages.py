@@ -136,19 +136,20 @@ def selective_scan(
     reads, and stored in 17 (`h`).
     """
     frac = {name: q.formats[prefix + name].frac for name in ("u", "delta", "B", "C", "h_wide")}
-    delta, u = scan.delta, scan.u
-    argument = q(prefix + "dt_A", delta[..., None] * A.values, frac["delta"] + A.frac)
-    dA = exp(argument)
     dBu_frac = frac["delta"] + frac["u"] + frac["B"]
-    dBu = q(prefix + "dBu", (delta * u)[..., None] * scan.B[:, :, None], dBu_frac)
     y_frac = frac["C"] + frac["h_wide"]
-    acc = align((D.values * u).astype(np.int64), y_frac - D.frac - frac["u"])
-    h = np.zeros_like(dBu[:, 0])
-    for t in range(u.shape[1]):
-        wide = q(prefix + "h_wide", dA[:, t] * h + dBu[:, t], frac["h_wide"])
-        acc[:, t] += (wide.astype(np.int64) * scan.C[:, t, None]).sum(-1)
+    acc = align((D.values * scan.u).astype(np.int64), y_frac - D.frac - frac["u"])
+    # States lie (b, n, d): the sum over n then runs over whole rows of channels.
+    A_rows, B, C = A.values.T, scan.B[..., None], scan.C[..., None]
+    delta, du = scan.delta[:, :, None], (scan.delta * scan.u)[:, :, None]
+    h = np.zeros((len(scan.u), *A_rows.shape), np.int32)
+    for t in range(scan.u.shape[1]):
+        argument = q(prefix + "dt_A", delta[:, t] * A_rows, frac["delta"] + A.frac)
+        dBu = q(prefix + "dBu", du[:, t] * B[:, t], dBu_frac)
+        wide = q(prefix + "h_wide", exp(argument) * h + dBu, frac["h_wide"])
+        acc[:, t] += (wide * C[:, t]).sum(1, dtype=np.int64)
         h = q(prefix + "h", wide, frac["h_wide"])
-    return q(prefix + "y", acc, y_frac).astype(np.int32), h
+    return q(prefix + "y", acc, y_frac).astype(np.int32), h.transpose(0, 2, 1)
 
 
 def gate(y: Ints, z: Ints, silu: IntegerTable, q: Requantiser, prefix: str) -> Ints:
