@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from emamba import __version__
-from emamba.cli import app
+from emamba.commands import app
 from emamba.package import load_package
 
 runner = CliRunner()
@@ -110,3 +110,17 @@ def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert "run `make train-env`, or pip install 'emamba[train]'" in result.stderr
+
+
+def test_the_core_needs_numpy_only() -> None:
+    """Without the [cli] extra the numbers work and the command says what to install."""
+    code = (
+        "import sys; sys.modules['typer'] = sys.modules['rich'] = None; "
+        "import emamba.engines, emamba.evaluate, emamba.data; from emamba.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("emamba: the command needs ")
+    assert "pip install 'emamba[cli]'" in result.stderr

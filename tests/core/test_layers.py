@@ -9,7 +9,7 @@ from importlib.metadata import requires, version
 import pytest
 
 TORCHLESS = [
-    "emamba.cli",
+    "emamba.commands",
     "emamba.data",
     "emamba.engines",
     "emamba.evaluate",

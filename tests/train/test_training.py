@@ -126,7 +126,8 @@ def test_a_whole_run_leaves_checkpoint_package_record_and_curves(tmp_path: Path)
     package = load_package(out / "packages" / "mars" / "3")
     assert package.accuracy["frames"] == 160
     assert package.provenance["data_sha256"].keys() == {"mars_train.npz", "mars_validate.npz"}
-    checkpoint = load_checkpoint(out / "float.safetensors")
+    checkpoint = load_checkpoint(out / "packages" / "mars" / "3" / "float.safetensors")
+    assert checkpoint.sha256 == package.provenance["float_sha256"]
     features = np.stack([feature_map(np.full((3, 5), v, np.float32)) for v in (0.2, 0.9)])
     apart = predict(checkpoint.network, checkpoint.task, features) - predict_integers(
         package.model, package.task, features

@@ -6,6 +6,8 @@ Every stage is resumable; `run` skips what a folder already holds.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,16 +282,21 @@ def _leave(
     data: TrainingData,
     record: dict[str, Any],
 ) -> None:
-    """Checkpoint, package and record."""
+    """Checkpoint, package with a copy of it, and record."""
     wanted = ("recipe", "data_sha256", "data_origin", "git_revision", "environment")
     provenance = {key: record[key] for key in wanted}
-    save_checkpoint(out / "float.safetensors", network, data.task, provenance)
+    checkpoint = out / "float.safetensors"
+    save_checkpoint(checkpoint, network, data.task, provenance)
+    provenance["float_sha256"] = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     accuracy = {
         "metric": "per coordinate over all frames, averaged over 57",
         "split": f"test ({data.origin})",
         "obtained": "measured",
         **record["test"],
     }
-    write_package(out / "packages", "mars", version, model, data.task, provenance, accuracy)
+    folder = write_package(
+        out / "packages", "mars", version, model, data.task, provenance, accuracy
+    )
+    shutil.copy(checkpoint, folder)
     record["parameters"] = count_parameters(network)
     write_record(out / "record.json", record)

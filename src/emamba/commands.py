@@ -1,0 +1,391 @@
+"""What the `emamba` command does: train, evaluate, compare, inspect."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress as Bars
+from rich.progress import TaskID
+from rich.table import Table
+
+from emamba import __version__
+from emamba.data import DataError, MarsSplit, read_mars
+from emamba.engines import EngineError, open_engine
+from emamba.evaluate import in_batches, pose_report
+from emamba.fixed import interval_bounds
+from emamba.fixed.model import activation_widths
+from emamba.package import Package, PackageError, load_package
+
+if TYPE_CHECKING:
+    from emamba.train.checkpoint import Checkpoint
+    from emamba.train.loop import Progress
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+train_app = typer.Typer(no_args_is_help=True, help="Train a float network and its integer package.")
+search_app = typer.Typer(no_args_is_help=True, help="Search for sizes under a parameter budget.")
+package_app = typer.Typer(no_args_is_help=True, help="Look into model packages.")
+app.add_typer(train_app, name="train")
+app.add_typer(search_app, name="search")
+app.add_typer(package_app, name="package")
+
+DataFolder = Annotated[
+    Path, typer.Option("--data", help="MARS as cloned (feature/*.npy) or as mars_<split>.npz.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, alone on stdout.")]
+
+
+class UserError(Exception):
+    """Something the caller can mend; shown as one line."""
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
+    """Mamba models as float network, integer mirror and model package: the same numbers."""
+    if version:
+        typer.echo(f"emamba {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A package folder or a float .safetensors.")],
+    data: DataFolder,
+    engine: Annotated[
+        str, typer.Option(help="Engine of a package; a checkpoint's is `float`.")
+    ] = "auto",
+    split: Annotated[str, typer.Option(help="train, validate or test.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy in the data set's own metric: overall, per axis, joint, subject and movement."""
+    if split not in ("train", "validate", "test"):
+        raise UserError(f"--split must be train, validate or test, not {split!r}")
+    report = (
+        _evaluate_package(model, data, engine, split)
+        if model.is_dir()
+        else _evaluate_checkpoint(model, data, engine, split)
+    )
+    if as_json:
+        typer.echo(json.dumps(report, allow_nan=False))
+    else:
+        _print_report(report)
+
+
+def _evaluate_package(folder: Path, data: Path, engine: str, split: str) -> dict[str, Any]:
+    package = load_package(folder)
+    running = open_engine(engine, package.model)
+    frames = read_mars(data, split)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    outputs = in_batches(running.run, package.encode(frames.features))
+    seconds = time.perf_counter() - started
+    running.close()
+    return {
+        **pose_report(package.decode(outputs), frames),
+        "parameters": package.model.n_parameters,
+        "int8_bytes": package.model.int8_bytes,
+        "engine": running.info.name,
+        "package": f"{package.name}/{package.version}",
+        "package_sha256": package.sha256,
+        **_about(split, frames, seconds),
+    }
+
+
+def _evaluate_checkpoint(path: Path, data: Path, engine: str, split: str) -> dict[str, Any]:
+    if engine not in ("auto", "float"):
+        raise UserError(f"the engine of a float checkpoint is float, not {engine!r}")
+    _need_torch()
+    from emamba.model import count_parameters  # noqa: PLC0415 - torch only where it is needed
+    from emamba.train.mars import predict  # noqa: PLC0415
+
+    checkpoint = _load_checkpoint(path)
+    frames = read_mars(data, split)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    joints = predict(checkpoint.network, checkpoint.task, frames.features)
+    seconds = time.perf_counter() - started
+    return {
+        **pose_report(joints, frames),
+        "parameters": count_parameters(checkpoint.network),
+        "int8_bytes": None,
+        "engine": "float",
+        "package": None,
+        "package_sha256": None,
+        "checkpoint_sha256": checkpoint.sha256,
+        **_about(split, frames, seconds),
+    }
+
+
+@app.command()
+def compare(
+    checkpoint: Annotated[Path, typer.Argument(help="Float .safetensors.")],
+    package: Annotated[Path, typer.Argument(help="Package folder made from it.")],
+    data: DataFolder,
+    frames: Annotated[int, typer.Option(min=1, help="Test frames, evenly taken.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Error of the integer twin against its float network, stage by stage."""
+    _need_torch()
+    from emamba.quantise import compare_stages  # noqa: PLC0415
+
+    loaded, split = load_package(package), read_mars(data, "test")
+    float_twin = _load_checkpoint(checkpoint)
+    chosen = split.features[:: max(1, len(split) // frames)][:frames]
+    errors = compare_stages(float_twin.network, loaded.model, loaded.task.encode(chosen))
+    if as_json:
+        rows = [dataclasses.asdict(error) for error in errors]
+        typer.echo(json.dumps({"frames": len(chosen), "stages": rows}, allow_nan=False))
+        return
+    table = Table("stage", "format", "relative error", "saturated", title="Mirror against float")
+    for error in errors:
+        share = f"{100 * error.saturated:.3f} %"
+        table.add_row(error.stage, error.format, f"{100 * error.relative_error:.2f} %", share)
+    Console().print(table)
+
+
+def _about(split: str, frames: MarsSplit, seconds: float) -> dict[str, Any]:
+    return {
+        "split": split,
+        "data": frames.origin,
+        "data_sha256": frames.sha256,
+        "obtained": "measured",
+        "frames_per_s": round(len(frames) / seconds, 1),
+    }
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    console = Console()
+    console.print(
+        f"{report['package'] or 'float checkpoint'} · engine {report['engine']} · "
+        f"{report['frames']} frames of {report['split']} · {report['data']}"
+    )
+    size = "" if report["int8_bytes"] is None else f" · {report['int8_bytes']} INT8 bytes"
+    console.print(f"{report['parameters']} parameters{size}")
+    table = Table("", "MAE (cm)", "RMSE (cm)", title="Errors (measured)")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    _add_row(table, "all", report)
+    for group in ("axis", "subject", "movement", "joint"):
+        table.add_section()
+        for name, errors in report[f"per_{group}"].items():
+            _add_row(table, f"{group} {name}", errors)
+    console.print(table)
+
+
+def _add_row(table: Table, name: str, errors: dict[str, float]) -> None:
+    table.add_row(name, f"{errors['mae_cm']:.2f}", f"{errors['rmse_cm']:.2f}")
+
+
+@train_app.command("mars")
+def train_mars_command(
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="Folder of this run; a second call resumes it.")] = Path(
+        "runs/mars"
+    ),
+    version: Annotated[str, typer.Option("--model-version", help="Version of the package.")] = "1",
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Train MARS from data to package: teachers, float network, fitted tables, integers."""
+    _need_torch()
+    import torch  # noqa: PLC0415
+
+    from emamba.train.mars import MarsRecipe, train_mars  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    recipe = MarsRecipe(seed=seed)
+    with ProgressDisplay() as progress:
+        record = train_mars(data, out, version, recipe, progress)
+    console = Console()
+    table = Table("", "MAE (cm)", "RMSE (cm)", title="Held-out blocks of validate (measured)")
+    for name, errors in record["held_out"].items():
+        _add_row(table, name, errors)
+    console.print(table)
+    table = Table("", "MAE (cm)", "RMSE (cm)", title=f"Test, {record['test']['frames']} frames")
+    for name in ("float", "mirror"):
+        _add_row(table, name, record["test"][name])
+    console.print(table)
+    console.print(f"package: {out / 'packages' / 'mars' / version}")
+
+
+@app.command()
+def ablate(
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; a second call resumes.")] = Path(
+        "runs/ablate"
+    ),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs each norm trains.")] = 20,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Compare range norm with LayerNorm and RMSNorm on MARS at equal budgets."""
+    _need_torch()
+    import torch  # noqa: PLC0415
+
+    from emamba.train.ablate import compare_norms  # noqa: PLC0415
+    from emamba.train.mars import MarsRecipe  # noqa: PLC0415
+    from emamba.train.mars_data import read_training_data  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    with ProgressDisplay() as progress:
+        found = compare_norms(read_training_data(data), MarsRecipe(), epochs, out, progress)
+    table = Table("norm", "MAE (cm)", "RMSE (cm)", title="Held-out blocks of validate (measured)")
+    for name, errors in found.items():
+        _add_row(table, name, errors)
+    Console().print(table)
+
+
+@search_app.command("mars")
+def search_mars_command(
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="Folder of the study; a second call continues it.")] = (
+        Path("runs/search-mars")
+    ),
+    trials: Annotated[int, typer.Option(min=1, help="Candidates to try.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs a candidate trains.")] = 8,
+    parameters: Annotated[int, typer.Option(help="Largest candidate, in parameters.")] = 17_229,
+) -> None:
+    """Try sizes within a budget, each judged by its integers on the held-out blocks."""
+    _need_torch()
+    from emamba.search.mars import Budget, search_mars  # noqa: PLC0415
+    from emamba.train.mars_data import read_training_data  # noqa: PLC0415
+
+    def report(number: int, record: dict[str, Any]) -> None:
+        rmse = "over budget" if record["rmse_cm"] is None else f"{record['rmse_cm']:.3f} cm"
+        typer.echo(f"trial {number}: {record['parameters']} parameters, {rmse}", err=True)
+
+    with ProgressDisplay() as progress:
+        budget = Budget(trials, epochs, parameters)
+        found = search_mars(read_training_data(data), out, budget, progress, report)
+    table = Table(
+        "RMSE (cm)", "parameters", "sizes", title="Held-out error of the mirror (measured)"
+    )
+    for record in found[:10]:
+        sizes = ", ".join(f"{k} {v}" for k, v in record["config"].items() if "input" not in k)
+        table.add_row(f"{record['rmse_cm']:.3f}", str(record["parameters"]), sizes)
+    Console().print(table)
+
+
+class ProgressDisplay:
+    """Bars on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._bars = Bars(console=Console(stderr=True))
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._bars.start()
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars.live.is_started:
+            self._bars.stop()
+
+    def _report(self, stage: str, epoch: int, epochs: int, row: dict[str, float]) -> None:
+        seconds = time.monotonic() - self._started
+        scores = " ".join(f"{k} {v:.5g}" for k, v in row.items() if k != "epoch")
+        if not sys.stderr.isatty():
+            typer.echo(f"{seconds:7.0f} s  {stage} {epoch}/{epochs}  {scores}", err=True)
+            return
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=epochs)
+        self._bars.update(self._tasks[stage], completed=epoch, description=f"{stage}: {scores}")
+
+
+@package_app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Package folder, e.g. models/mars/1.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a package readably: sizes, formats, accumulator bounds, accuracy, provenance."""
+    package = load_package(folder)
+    if as_json:
+        typer.echo(json.dumps(_describe(package), allow_nan=False))
+        return
+    console = Console()
+    about = _describe(package)
+    console.print(f"[bold]{package.name}/{package.version}[/bold]  sha256 {package.sha256}")
+    for key in ("config_hash", "parameters", "int8_bytes", "task"):
+        console.print(f"{key}: {about[key]}")
+    console.print("config: " + ", ".join(f"{k} {v}" for k, v in about["config"].items()))
+    for key in ("accuracy", "provenance"):
+        console.print(f"{key}: {json.dumps(about[key], indent=1)}", highlight=False)
+    console.print(_tensor_table(package))
+    console.print(_bound_table(package))
+
+
+def _describe(package: Package) -> dict[str, Any]:
+    return {
+        "name": package.name,
+        "version": package.version,
+        "package_sha256": package.sha256,
+        "config": package.model.config.to_json(),
+        "config_hash": package.model.config_hash,
+        "parameters": package.model.n_parameters,
+        "int8_bytes": package.model.int8_bytes,
+        "task": package.task.kind,
+        "formats": {name: str(fmt) for name, fmt in package.model.formats.items()},
+        "accumulators": {
+            bound.stage: {"bits": bound.bits, "width": bound.width}
+            for bound in interval_bounds(package.model)
+        },
+        "accuracy": package.accuracy,
+        "provenance": package.provenance,
+    }
+
+
+def _tensor_table(package: Package) -> Table:
+    table = Table("name", "format", "shape", "range", title="Tensors and activations")
+    for name, tensor in package.model.tensors.items():
+        shape = "x".join(map(str, tensor.shape))
+        spread = f"{int(np.min(tensor))}..{int(np.max(tensor))}"
+        table.add_row(name, str(package.model.formats[name]), shape, spread)
+    table.add_section()
+    for name in activation_widths(package.model.config):
+        table.add_row(name, str(package.model.formats[name]), "", "")
+    return table
+
+
+def _bound_table(package: Package) -> Table:
+    table = Table("accumulator", "bits needed", "bits wired", title="Overflow proof (intervals)")
+    for bound in interval_bounds(package.model):
+        table.add_row(bound.stage, str(bound.bits), str(bound.width))
+    return table
+
+
+def _load_checkpoint(path: Path) -> Checkpoint:
+    from emamba.train.checkpoint import CheckpointError, load_checkpoint  # noqa: PLC0415
+
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise UserError(
+            "this needs the [train] extra: run `make train-env`, or pip install 'emamba[train]'"
+        ) from error
+
+
+def run() -> None:
+    """Run the command; what the caller can mend is one line on stderr and exit code 1."""
+    command: Callable[[], None] = app
+    try:
+        command()
+    except (UserError, DataError, PackageError, EngineError) as error:
+        typer.echo(f"emamba: {error}", err=True)
+        sys.exit(1)
