@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
 
 .PHONY: serve test lint train-env format clean

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-CLOSED = "headers and body must arrive within 0.5 s; send the request again"
+CLOSED = "headers and body must arrive within 1 s; send the request again"
 
 TOO_LARGE = "the body must be at most 100000 bytes; send fewer frames per request"
 
@@ -63,7 +63,7 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
     return response.status, response.read()
 
 
-def start(models_dir: Path, read_timeout_s: float = 0.5) -> Live:
+def start(models_dir: Path, read_timeout_s: float = 1.0) -> Live:
     options = {
         "--models": models_dir,
         "--port": 0,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from emamba.model.numerics import Numerics
 
-__all__ = ["NORMS", "LayerNorm", "RMSNorm", "RangeNorm"]
+__all__ = ["NORMS", "RangeNorm"]
 
 # (x - mean) / range has a standard deviation near 0.3 where LayerNorm's is 1.
 _GAMMA_INIT = 3.0
@@ -36,28 +38,17 @@ class RangeNorm(nn.Module):
         return n.activation(name, unit * gamma + beta)
 
 
-class LayerNorm(nn.Module):
-    """Standard layer normalisation, float only, for the ablation table."""
-
-    def __init__(self, name: str, numerics: Numerics, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(x)
-        return out
+def _layer_norm(_name: str, _numerics: Numerics, width: int) -> nn.Module:
+    return nn.LayerNorm(width)
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation, float only, for the ablation table."""
-
-    def __init__(self, name: str, numerics: Numerics, width: int) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(x)
-        return out
+def _rms_norm(_name: str, _numerics: Numerics, width: int) -> nn.Module:
+    return nn.RMSNorm(width)
 
 
-NORMS = {"range": RangeNorm, "layer": LayerNorm, "rms": RMSNorm}
+# The other two are float only, for comparison.
+NORMS: dict[str, Callable[[str, Numerics, int], nn.Module]] = {
+    "range": RangeNorm,
+    "layer": _layer_norm,
+    "rms": _rms_norm,
+}
