@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from emamba.package import load_package
+from emamba.package import PackageError, load_package
 from emamba.tasks.mars import feature_map
 from emamba.train.augment import Augmentation, normalise
 from emamba.train.checkpoint import CheckpointError, load_checkpoint
@@ -133,6 +133,8 @@ def test_a_whole_run_leaves_checkpoint_package_record_and_curves(tmp_path: Path)
         package.model, package.task, features
     )
     assert np.abs(apart).max() < 0.05
+    with pytest.raises(PackageError, match="must not exist yet; choose another version"):
+        train_mars(tmp_path / "data", out, "3", RECIPE, progress)
 
 
 def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from emamba.edges import dequantise, quantise
 from emamba.evaluate import in_batches, pose_errors, pose_report
 from emamba.fixed import IntegerModel, Mirror
 from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear, count_parameters
-from emamba.package import write_package
+from emamba.package import PackageError, write_package
 from emamba.quantise import FakeQuantNumerics, ObservingNumerics, calibrate, to_integer_model
 from emamba.quantise.convert import integer_tables
 from emamba.tasks import PoseTask
@@ -212,8 +212,14 @@ def train_mars(
 
     One network goes through it all; what it ends as is the float model, and its rounding the
     package. Leaves `float.safetensors`, `curves.png` and `packages/mars/<version>` in `out`. The
-    test split is read once, after everything is chosen.
+    test split is read once, after everything is chosen. Raises `DataError`, and `PackageError` if
+    that version is there already.
     """
+    folder = out / "packages" / "mars" / version
+    if folder.exists():
+        raise PackageError(
+            folder, "must not exist yet; choose another version or another out folder"
+        )
     data = read_training_data(data_folder)
     run = MarsRun(data, recipe, out, progress)
     run.train_teachers()
