@@ -54,7 +54,8 @@ class Oracle:
         t: IntegerTable = self.m.tables[name]
         row = sum(x >= b for b in t.breakpoints.tolist())
         acc = t.slope.tolist()[row] * x + t.intercept.tolist()[row]
-        return rescale(acc, t.x_format.frac + SLOPE_FRAC, t.y_format.width, t.y_format.frac)
+        y = rescale(acc, t.x_format.frac + SLOPE_FRAC, t.y_format.width, t.y_format.frac)
+        return max(0, min(128, y)) if name.endswith("exp") else y
 
     def run(self, frame: np.ndarray) -> Vector:
         c, maps = self.c, frame.tolist()

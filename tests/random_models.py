@@ -60,7 +60,9 @@ def random_model(config: ModelConfig, seed: int) -> IntegerModel:
     for at in block_names(config):
         tensors[at + "A"] = -np.abs(tensors[at + "A"])
         for kind, x, y in (("silu", "z", "gate"), ("exp", "dt_A", "dA")):
-            tables[at + kind] = derive_table(*table_lines(kind), formats[at + x], formats[at + y])
+            tables[at + kind] = derive_table(
+                kind, *table_lines(kind), formats[at + x], formats[at + y]
+            )
     return IntegerModel(config, formats, tensors, tables)
 
 

@@ -23,6 +23,7 @@ from emamba.config import ConfigError, Fixed, ModelConfig
 from emamba.edges import dequantise, quantise
 from emamba.fixed import IntegerModel, IntegerTable, ModelError, check_bounds
 from emamba.fixed.model import block_names, tensor_shapes
+from emamba.fixed.tables import TABLES, TableKind
 from emamba.tasks import Task, TaskError, task_from_json
 
 __all__ = [
@@ -219,8 +220,9 @@ def _parse_formats(obj: Any) -> dict[str, Fixed]:
     return formats
 
 
-def _table_names(config: ModelConfig) -> list[str]:
-    return [at + kind for at in block_names(config) for kind in ("silu", "exp")]
+def _table_names(config: ModelConfig) -> dict[str, tuple[str, TableKind]]:
+    """Every table's name, with its block's prefix and its kind."""
+    return {at + kind: (at, kind) for at in block_names(config) for kind in TABLES}
 
 
 def _read_arrays(path: Path, blob: bytes, config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
@@ -243,15 +245,16 @@ def _build_model(
     config: ModelConfig, formats: dict[str, Fixed], arrays: dict[str, npt.NDArray[Any]]
 ) -> IntegerModel:
     tables = {}
-    for name in _table_names(config):
-        at, kind = name[: name.rindex(".") + 1], name[name.rindex(".") + 1 :]
-        x, y = ("z", "gate") if kind == "silu" else ("dt_A", "dA")
+    for name, (at, kind) in _table_names(config).items():
+        x, y = TABLES[kind]
         breakpoints, slope, intercept = (arrays[f"{name}.{part}"] for part in _TABLE_PARTS)
         if any(a.dtype != np.int32 or a.ndim != 1 for a in (breakpoints, slope, intercept)):
             raise ModelError(f"table {name} must hold one-dimensional int32 arrays")
         if not {at + x, at + y} <= set(formats):
             raise ModelError(f"formats must hold {at + x} and {at + y}")
-        tables[name] = IntegerTable(breakpoints, slope, intercept, formats[at + x], formats[at + y])
+        tables[name] = IntegerTable(
+            kind, breakpoints, slope, intercept, formats[at + x], formats[at + y]
+        )
     tensors = {name: arrays[name] for name in tensor_shapes(config)}
     return IntegerModel(config, formats, tensors, tables)
 

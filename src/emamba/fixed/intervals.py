@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emamba.fixed.model import UNIT_FRAC, IntegerModel, ModelError, block_names
-from emamba.fixed.tables import SLOPE_FRAC, IntegerTable
+from emamba.fixed.tables import SLOPE_FRAC, TABLES, IntegerTable
 
 __all__ = [
     "ACC_WIDTH",
@@ -82,8 +82,8 @@ class _Analysis:
             yield self._linear(at + "x_proj", at + "u", at + out)
         yield self._linear(at + "dt_proj", at + "dt", at + "delta")
         yield from self._scan(at)
-        for table, out in (("exp", "dA"), ("silu", "gate")):
-            yield self._table(at + table, self.model.tables[at + table], at + out)
+        for kind, (_, out) in TABLES.items():
+            yield self._table(at + kind, self.model.tables[at + kind], at + out)
         product = self.top[at + "y"] * self.top[at + "gate"]
         yield self._bound(at + "g", product, self.frac[at + "y"] + self.frac[at + "gate"], at + "g")
         yield self._out_proj(at)
@@ -134,7 +134,7 @@ class _Analysis:
             sum(frac[at + name] for name in ("delta", "u", "B")),
             at + "dBu",
         )
-        state = top[at + "dA"] * top[at + "h"] + top[at + "dBu"]
+        state = self.model.tables[at + "exp"].y_high * top[at + "h"] + top[at + "dBu"]
         yield self._bound(at + "dA * h + dB * u", state, frac[at + "h_wide"], at + "h_wide")
         yield self._bound(at + "h_wide", top[at + "h_wide"], frac[at + "h_wide"], at + "h")
         product = top[at + "C"] * top[at + "h_wide"]

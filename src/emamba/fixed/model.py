@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emamba.config import Fixed, ModelConfig, config_hash
-from emamba.fixed.tables import IntegerTable
+from emamba.fixed.tables import TABLES, IntegerTable
 
 __all__ = [
     "ACTIVATION_WIDTHS",
@@ -189,14 +189,13 @@ class IntegerModel:
                 )
 
     def _check_tables(self) -> None:
-        ends = {"silu": ("z", "gate"), "exp": ("dt_A", "dA")}
-        names = {p + kind: (p, kind) for p in block_names(self.config) for kind in ends}
+        names = {p + kind: (p, kind) for p in block_names(self.config) for kind in TABLES}
         _same_names("tables", set(names), set(self.tables))
         for name, (prefix, kind) in names.items():
             table = self.tables[name]
-            x, y = (self.formats[prefix + end] for end in ends[kind])
-            if (table.x_format, table.y_format) != (x, y):
-                raise ModelError(f"table {name} must map {x} to {y}")
+            x, y = (self.formats[prefix + end] for end in TABLES[kind])
+            if (table.kind, table.x_format, table.y_format) != (kind, x, y):
+                raise ModelError(f"table {name} must be {kind} from {x} to {y}")
             try:
                 table.check()
             except ValueError as error:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from emamba.config import Fixed
-from emamba.fixed.arithmetic import Ints, saturate, shift_round
+from emamba.fixed.arithmetic import Ints, shift_round
 
-__all__ = ["SLOPE_FRAC", "SLOPE_WIDTH", "IntegerTable", "derive_table"]
+__all__ = ["SLOPE_FRAC", "SLOPE_WIDTH", "TABLES", "IntegerTable", "TableKind", "derive_table"]
 
+TableKind = Literal["silu", "exp"]
+# Each table's argument and result, by format name within a block.
+TABLES: dict[TableKind, tuple[str, str]] = {"silu": ("z", "gate"), "exp": ("dt_A", "dA")}
 SLOPE_WIDTH = 16
 SLOPE_FRAC = 12
 
 
 @dataclass(frozen=True)
 class IntegerTable:
-    """Rows of a piecewise-linear function of an integer, the outer constant rows included.
+    """Rows of a piecewise-linear SiLU or exp of an integer, the outer rows included.
 
     Row `r` holds where `breakpoints[r-1] <= x < breakpoints[r]`; there are one fewer breakpoints
     than rows. The value is `slope[r] * x + intercept[r]`, a number with
-    `x_format.frac + SLOPE_FRAC` fractional bits, rounded once to `y_format`.
+    `x_format.frac + SLOPE_FRAC` fractional bits, rounded once to `y_format`, then limited: SiLU to
+    the format's range, exp to 0..1, as its argument is never above 0 and a state must not grow.
     """
 
+    kind: TableKind
     breakpoints: npt.NDArray[np.int32]  # (rows - 1,) in units of x_format
     slope: npt.NDArray[np.int32]  # (rows,) int16 Q4.12
     intercept: npt.NDArray[np.int32]  # (rows,) frac = x_format.frac + SLOPE_FRAC
@@ -52,12 +58,22 @@ class IntegerTable:
                 raise ValueError(f"every {what} must fit {width} signed bits")
 
     def evaluate(self, x: Ints) -> Ints:
-        """The table's value at each `x`, int32 in `y_format`: compare, multiply, add, round."""
+        """The value at each `x`, int32 in `y_format`: compare, multiply, add, round, limit."""
         row = np.searchsorted(self.breakpoints, x, side="right")
         acc = self.slope[row].astype(np.int64) * x + self.intercept[row]
         frac = self.x_format.frac + SLOPE_FRAC
-        out = saturate(shift_round(acc, frac - self.y_format.frac), self.y_format.width)
+        out = np.clip(shift_round(acc, frac - self.y_format.frac), self.y_low, self.y_high)
         return out.astype(np.int32)
+
+    @property
+    def y_low(self) -> int:
+        """The smallest value the table gives."""
+        return 0 if self.kind == "exp" else -self.y_format.max_int
+
+    @property
+    def y_high(self) -> int:
+        """The largest value the table gives."""
+        return 1 << self.y_format.frac if self.kind == "exp" else self.y_format.max_int
 
     def __call__(self, x: Ints) -> Ints:
         """`evaluate`, looked up: every argument has been evaluated once beforehand."""
@@ -71,6 +87,7 @@ class IntegerTable:
 
 
 def derive_table(
+    kind: TableKind,
     breakpoints: npt.NDArray[np.float64],
     slope: npt.NDArray[np.float64],
     intercept: npt.NDArray[np.float64],
@@ -90,6 +107,7 @@ def derive_table(
     offset = value - slope_int * 2.0**-SLOPE_FRAC * anchor
     intercept_int = np.floor(offset * 2.0 ** (x_format.frac + SLOPE_FRAC) + 0.5)
     return IntegerTable(
+        kind,
         knots.astype(np.int32),
         slope_int.astype(np.int32),
         intercept_int.astype(np.int32),

@@ -123,7 +123,8 @@ class MambaBlock(Stage):
         delta = self.q("delta", functional.relu(self.linear(self.dt_proj, "dt_proj", dt)))
         A = self.w("A", -self.A_log.exp())
         argument = self.q("dt_A", delta[..., None] * A)
-        dA = self.numerics.table(self.stage_name + "dA", tables["exp"], argument)
+        # A learned table may leave exp's range by a little; a state must never grow by itself.
+        dA = self.numerics.table(self.stage_name + "dA", tables["exp"], argument).clamp(0, 1)
         dBu = self.q("dBu", (delta * u)[..., None] * B[:, :, None])
         return dA, dBu, C
 

@@ -12,7 +12,7 @@ from emamba.config import Fixed
 from emamba.edges import quantise
 from emamba.fixed import IntegerModel, IntegerTable
 from emamba.fixed.model import block_names, tensor_shapes
-from emamba.fixed.tables import derive_table
+from emamba.fixed.tables import TABLES, derive_table
 from emamba.model import EMamba, PiecewiseLinear
 
 __all__ = ["integer_tables", "parameter_values", "to_integer_model"]
@@ -31,7 +31,7 @@ def parameter_values(model: EMamba) -> dict[str, Tensor]:
 def integer_tables(model: EMamba, formats: Mapping[str, Fixed]) -> dict[str, IntegerTable]:
     """Each block's integer SiLU and exp, derived from the network's float tables."""
     tables = {}
-    for kind, x, y in (("silu", "z", "gate"), ("exp", "dt_A", "dA")):
+    for kind, (x, y) in TABLES.items():
         function = model.tables[kind]
         if not isinstance(function, PiecewiseLinear):
             raise ValueError(f"the network's {kind} must be a piecewise-linear table, not exact")
@@ -40,7 +40,7 @@ def integer_tables(model: EMamba, formats: Mapping[str, Fixed]) -> dict[str, Int
         )
         for at in block_names(model.config):
             tables[at + kind] = derive_table(
-                breakpoints, slope, intercept, formats[at + x], formats[at + y]
+                kind, breakpoints, slope, intercept, formats[at + x], formats[at + y]
             )
     return tables
 
