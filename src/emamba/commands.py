@@ -200,11 +200,14 @@ def train_mars_command(
     import torch  # noqa: PLC0415
 
     from emamba.train.mars import MarsRecipe, train_mars  # noqa: PLC0415
+    from emamba.train.record import OtherRun  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    recipe = MarsRecipe(seed=seed)
-    with ProgressDisplay() as progress:
-        record = train_mars(data, out, version, recipe, progress)
+    try:
+        with ProgressDisplay() as progress:
+            record = train_mars(data, out, version, MarsRecipe(seed=seed), progress)
+    except OtherRun as error:
+        raise UserError(str(error)) from error
     console = Console()
     table = Table("", "MAE (cm)", "RMSE (cm)", title="Held-out blocks of validate (measured)")
     for name, errors in record["held_out"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from emamba.train.checkpoint import CheckpointError, load_checkpoint
 from emamba.train.loop import Fit, Schedule, fit
 from emamba.train.mars import MarsRecipe, predict, predict_integers, train_mars
 from emamba.train.mars_data import read_training_data
+from emamba.train.record import OtherRun
 from made_up_mars import write_data
 from random_models import MARS_CONFIG, pose_task
 
@@ -135,6 +137,9 @@ def test_a_whole_run_leaves_checkpoint_package_record_and_curves(tmp_path: Path)
     assert np.abs(apart).max() < 0.05
     with pytest.raises(PackageError, match="must not exist yet; choose another version"):
         train_mars(tmp_path / "data", out, "3", RECIPE, progress)
+    with pytest.raises(OtherRun, match="holds a run with another recipe, seed or data"):
+        other = dataclasses.replace(RECIPE, seed=1)
+        train_mars(tmp_path / "data", out, "4", other, progress)
 
 
 def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:

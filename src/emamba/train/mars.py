@@ -33,7 +33,7 @@ from emamba.train.augment import Augmentation, normalise
 from emamba.train.checkpoint import save_checkpoint
 from emamba.train.loop import Fit, Progress, Schedule, fit
 from emamba.train.mars_data import TrainingData, read_training_data
-from emamba.train.record import environment, git_revision, plot_curves, write_record
+from emamba.train.record import claim_folder, environment, git_revision, plot_curves, write_record
 from emamba.train.teacher import PointSetTeacher
 
 __all__ = ["MARS_CONFIG", "MarsRecipe", "MarsRun", "predict", "predict_integers", "train_mars"]
@@ -213,14 +213,16 @@ def train_mars(
     One network goes through it all; what it ends as is the float model, and its rounding the
     package. Leaves `float.safetensors`, `curves.png` and `packages/mars/<version>` in `out`. The
     test split is read once, after everything is chosen. Raises `DataError`, and `PackageError` if
-    that version is there already.
+    that version is there already, `OtherRun` if `out` is another run's.
     """
     folder = out / "packages" / "mars" / version
     if folder.exists():
         raise PackageError(
             folder, "must not exist yet; choose another version or another out folder"
         )
+    revision = git_revision(Path(__file__).parent)
     data = read_training_data(data_folder)
+    claim_folder(out, {"recipe": dataclasses.asdict(recipe), "data_sha256": data.sha256})
     run = MarsRun(data, recipe, out, progress)
     run.train_teachers()
     network = run.train_float()
@@ -237,7 +239,7 @@ def train_mars(
     model = run.tune_integers(network, formats)
     ablation["integers, fine-tuned"] = _held_out_integers(model, data)
     ablation["float twin of the integers"] = _held_out(network, data)
-    record = _describe(run, ablation)
+    record = {"git_revision": revision, **_describe(run, ablation)}
     record["test"] = _test(network, model, data.task, read_mars(data_folder, "test"))
     _leave(out, version, network, model, data, record)
     plot_curves(out / "curves.png", run.histories)
@@ -263,7 +265,6 @@ def _describe(run: MarsRun, ablation: dict[str, dict[str, float]]) -> dict[str, 
         "recipe": dataclasses.asdict(run.recipe),
         "data_sha256": run.data.sha256,
         "data_origin": run.data.origin,
-        "git_revision": git_revision(Path(__file__).parent),
         "environment": environment(),
         "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
         "held_out": ablation,

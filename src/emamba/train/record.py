@@ -11,9 +11,29 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["environment", "git_revision", "plot_curves", "write_record"]
+__all__ = ["OtherRun", "claim_folder", "environment", "git_revision", "plot_curves", "write_record"]
 
 History = list[dict[str, float]]
+
+
+class OtherRun(Exception):
+    """A folder whose saved stages belong to another recipe or other data."""
+
+
+def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Mark `folder` as the run of `identity`, in `run.json`; raises `OtherRun` if it is another's.
+
+    Resuming would otherwise go on from stages that a changed recipe no longer describes.
+    """
+    path = folder / "run.json"
+    text = json.dumps(identity, indent=1, sort_keys=True)
+    if path.exists() and path.read_text() != text:
+        raise OtherRun(
+            f"{folder}: holds a run with another recipe, seed or data; "
+            "choose another --out, or remove it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def git_revision(folder: Path) -> str:
