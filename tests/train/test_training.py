@@ -137,8 +137,8 @@ def test_a_whole_run_leaves_checkpoint_package_record_and_curves(tmp_path: Path)
     assert np.abs(apart).max() < 0.05
     with pytest.raises(PackageError, match="must not exist yet; choose another version"):
         train_mars(tmp_path / "data", out, "3", RECIPE, progress)
+    other = dataclasses.replace(RECIPE, seed=1)
     with pytest.raises(OtherRun, match="holds a run with another recipe, seed or data"):
-        other = dataclasses.replace(RECIPE, seed=1)
         train_mars(tmp_path / "data", out, "4", other, progress)
 
 
