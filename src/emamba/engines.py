@@ -51,6 +51,8 @@ class MirrorEngine:
 
     def __init__(self, model: IntegerModel) -> None:
         self._mirror = Mirror(model)
+        # Builds the look-up tables now, so that the first request need not.
+        self._mirror.run(np.zeros((1, *model.config.input_shape), np.int8))
 
     @property
     def info(self) -> EngineInfo:
