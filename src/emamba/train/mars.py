@@ -64,7 +64,7 @@ class MarsRecipe:
     norm: str = "range"
     teachers: int = 1
     teacher: Schedule = Schedule(epochs=16, lr=2e-3, evaluate_every=4)
-    float_: Schedule = Schedule(epochs=80, lr=1e-2, evaluate_every=5)
+    float_: Schedule = Schedule(epochs=160, lr=1e-2, evaluate_every=5)
     tables: Schedule = Schedule(epochs=6, lr=1e-3, evaluate_every=2)
     integers: Schedule = Schedule(epochs=8, lr=1e-3, evaluate_every=2)
     augmentation: Augmentation = Augmentation(drop=0.3, jitter_m=0.02)
