@@ -11,7 +11,7 @@ from emamba.config import ModelConfig
 from emamba.model.norm import NORMS
 from emamba.search.mars import Budget, search_mars
 from emamba.train.ablate import compare_norms
-from emamba.train.mars import MarsRecipe
+from emamba.train.mars import MARS_CONFIG, MarsRecipe
 from emamba.train.mars_data import TrainingData, read_training_data
 from made_up_mars import write_data
 
@@ -30,14 +30,17 @@ def test_a_search_is_ranked_by_integers_and_can_be_continued(
     data: TrainingData, tmp_path: Path
 ) -> None:
     seen: list[int] = []
+    records: list[dict[str, Any]] = []
 
     def report(number: int, record: dict[str, Any]) -> None:
         seen.append(number)
+        records.append(record)
 
     budget = Budget(trials=3, epochs=1, parameters=40_000)
     search_mars(data, tmp_path / "study", budget, silent, report)
     found = search_mars(data, tmp_path / "study", Budget(1, 1, 40_000), silent, report)
     assert seen == [0, 1, 2, 3]
+    assert records[0]["config"] == MARS_CONFIG.to_json()
     assert found
     errors = [record["rmse_cm"] for record in found]
     assert errors == sorted(errors)

@@ -56,6 +56,11 @@ def search_mars(
         sampler=optuna.samplers.TPESampler(seed=0),
     )
 
+    # The shipped sizes are the first candidate, so that every study has them to compare with.
+    names = ("d_model", "n_layer", "d_state", "d_conv", "expand", "dt_rank", "patch", "head_width")
+    shipped = {name: getattr(MARS_CONFIG, name) for name in names}
+    study.enqueue_trial(shipped, skip_if_exists=True)
+
     def objective(trial: optuna.Trial) -> float:
         config = _suggest(trial)
         size = count_parameters(EMamba(config))
