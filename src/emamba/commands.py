@@ -296,7 +296,7 @@ class ProgressDisplay:
 
     def _report(self, stage: str, epoch: int, epochs: int, row: dict[str, float]) -> None:
         seconds = time.monotonic() - self._started
-        scores = " ".join(f"{k} {v:.5g}" for k, v in row.items() if k != "epoch")
+        scores = " ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in ("epoch", "seconds"))
         if not sys.stderr.isatty():
             typer.echo(f"{seconds:7.0f} s  {stage} {epoch}/{epochs}  {scores}", err=True)
             return

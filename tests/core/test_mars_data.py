@@ -111,6 +111,8 @@ def test_official_features_need_their_labels(tmp_path: Path) -> None:
 def test_unlabelled_frames_need_only_features(tmp_path: Path) -> None:
     path = tmp_path / "radar.npz"
     np.savez(path, features=arrays()["features"])
-    np.testing.assert_array_equal(read_unlabelled(path), arrays()["features"])
+    maps, sha256 = read_unlabelled(path)
+    np.testing.assert_array_equal(maps, arrays()["features"])
+    assert set(sha256) == {"radar.npz"}
     with pytest.raises(DataError, match="does not exist"):
         read_unlabelled(tmp_path / "nothing.npz")

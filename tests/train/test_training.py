@@ -46,7 +46,8 @@ def train(folder: Path, stop_after: int | None = None) -> tuple[nn.Module, list[
         if epoch == stop_after:
             raise KeyboardInterrupt
 
-    history = fit(job(network), Schedule(epochs=6, lr=0.05, batch=16), folder, 5, progress)
+    schedule = Schedule(epochs=6, lr=0.05, batch=16)
+    history = fit(job(network), schedule, folder, 5, progress, clock=lambda: 0.0)
     return network, history
 
 
@@ -110,7 +111,9 @@ def test_held_out_blocks_are_not_trained_on(tmp_path: Path) -> None:
 
 
 TINY = Schedule(epochs=1, lr=1e-3, batch=64)
-RECIPE = MarsRecipe(teachers=1, teacher=TINY, float_=TINY, tables=TINY, integers=TINY)
+RECIPE = MarsRecipe(
+    teacher_schedule=TINY, float_schedule=TINY, tables_schedule=TINY, integers_schedule=TINY
+)
 
 
 def test_a_whole_run_leaves_checkpoint_package_record_and_curves(tmp_path: Path) -> None:
@@ -127,7 +130,11 @@ def test_a_whole_run_leaves_checkpoint_package_record_and_curves(tmp_path: Path)
     assert (out / "curves.png").stat().st_size > 10_000
     package = load_package(out / "packages" / "mars" / "3")
     assert package.accuracy["frames"] == 160
-    assert package.provenance["data_sha256"].keys() == {"mars_train.npz", "mars_validate.npz"}
+    assert package.provenance["data_sha256"].keys() == {
+        "mars_train.npz",
+        "mars_validate.npz",
+        "mars_train_s1_radar_only.npz",
+    }
     checkpoint = load_checkpoint(out / "packages" / "mars" / "3" / "float.safetensors")
     assert checkpoint.sha256 == package.provenance["float_sha256"]
     features = np.stack([feature_map(np.full((3, 5), v, np.float32)) for v in (0.2, 0.9)])

@@ -73,9 +73,11 @@ def read_mars(folder: Path, split: Split) -> MarsSplit:
     )
 
 
-def read_unlabelled(path: Path) -> npt.NDArray[np.float32]:
-    """Maps (n, 8, 8, 5) of an .npz without labels, such as `mars_train_s1_radar_only.npz`."""
-    return _features(path, _load_npz(path, _read(path), {"features"})["features"])
+def read_unlabelled(path: Path) -> tuple[npt.NDArray[np.float32], dict[str, str]]:
+    """Maps (n, 8, 8, 5) of an .npz without labels, and the file's hash as in `MarsSplit`."""
+    blob = _read(path)
+    maps = _features(path, _load_npz(path, blob, {"features"})["features"])
+    return maps, {path.name: _sha256(blob)}
 
 
 def _read_packed(path: Path) -> MarsSplit:

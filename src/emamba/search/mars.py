@@ -97,7 +97,7 @@ def _score(
 ) -> float:
     """Held-out RMSE (cm) of the mirror after a short training."""
     schedule = Schedule(epochs=budget.epochs, lr=6e-3, evaluate_every=budget.epochs)
-    recipe = MarsRecipe(config=config, teachers=0, float_=schedule)
+    recipe = MarsRecipe(config=config, teachers=0, float_schedule=schedule)
     run = MarsRun(data, recipe, folder, progress)
     network = run.train_float()
     run.fit_tables(network)

@@ -21,7 +21,7 @@ def compare_norms(
     schedule = Schedule(epochs=epochs, lr=6e-3, evaluate_every=epochs)
     found = {}
     for norm in NORMS:
-        plain = dataclasses.replace(recipe, norm=norm, teachers=0, float_=schedule)
+        plain = dataclasses.replace(recipe, norm=norm, teachers=0, float_schedule=schedule)
         network = MarsRun(data, plain, out / norm, progress).train_float()
         report = pose_report(predict(network, data.task, data.held_out.features), data.held_out)
         found[norm] = {key: round(report[key], 3) for key in ("mae_cm", "rmse_cm")}

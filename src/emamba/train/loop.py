@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,20 @@ class Fit:
 
 
 def fit(
-    job: Fit, schedule: Schedule, folder: Path, seed: int, progress: Progress
+    job: Fit,
+    schedule: Schedule,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[dict[str, float]]:
     """Optimise `job.network` in place, ending with its best averaged weights; returns the history.
 
     State is kept in `<folder>/<stage>.pt` after every epoch: an interrupted run continues where
-    it stopped and gives the weights that an uninterrupted one gives.
+    it stopped and gives the weights that an uninterrupted one gives. Each row of the history has
+    `epoch`, `loss`, `seconds` and, where evaluated, the held-out metrics.
     """
-    run = _Run(job, schedule, seed)
+    run = _Run(job, schedule, seed, clock)
     path = folder / f"{job.stage}.pt"
     if path.exists():
         run.restore(torch.load(path, weights_only=True))
@@ -87,9 +94,9 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 class _Run:
-    def __init__(self, job: Fit, schedule: Schedule, seed: int) -> None:
+    def __init__(self, job: Fit, schedule: Schedule, seed: int, clock: Callable[[], float]) -> None:
         torch.manual_seed(seed)
-        self.job, self.schedule = job, schedule
+        self.job, self.schedule, self.clock = job, schedule, clock
         decayed = [p for p in job.network.parameters() if p.requires_grad and p.ndim >= 2]
         free = [p for p in job.network.parameters() if p.requires_grad and p.ndim < 2]
         groups = [
@@ -103,6 +110,7 @@ class _Run:
         self.history: list[dict[str, float]] = []
 
     def one_epoch(self) -> dict[str, float]:
+        started = self.clock()
         job, schedule = self.job, self.schedule
         batches = torch.split(torch.randperm(job.rows), schedule.batch)
         steps = schedule.epochs * len(batches)
@@ -120,14 +128,14 @@ class _Run:
             self._average(step)
             total += loss.item() * len(rows)
         self.epoch += 1
-        return self._record(total / job.rows)
+        return self._record(total / job.rows, started)
 
     def _average(self, step: int) -> None:
         decay = min(self.schedule.ema, (1 + step) / (10 + step))
         live = self.job.network.state_dict()
         torch._foreach_lerp_(list(self.average.values()), list(live.values()), 1 - decay)
 
-    def _record(self, loss: float) -> dict[str, float]:
+    def _record(self, loss: float, started: float) -> dict[str, float]:
         row = {"epoch": float(self.epoch), "loss": loss}
         last = self.epoch == self.schedule.epochs
         if last or self.epoch % self.schedule.evaluate_every == 0:
@@ -135,6 +143,7 @@ class _Run:
             scores = [r[self.job.choose_by] for r in self.history if self.job.choose_by in r]
             if not scores or row[self.job.choose_by] < min(scores):
                 self.best = {k: v.clone() for k, v in self.average.items()}
+        row["seconds"] = self.clock() - started
         self.history.append(row)
         return row
 

@@ -48,7 +48,9 @@ def read_training_data(folder: Path) -> TrainingData:
     sha256 = train.sha256 | validate.sha256
     extra = folder / UNLABELLED
     if extra.exists():
-        features.append(read_unlabelled(extra))
+        maps, digest = read_unlabelled(extra)
+        features.append(maps)
+        sha256 |= digest
     labels = np.concatenate([train.labels, validate.labels[kept]])
     points = np.concatenate(features).reshape(-1, 64, 5)
     return TrainingData(
