@@ -1,6 +1,5 @@
 # Every recipe also works by hand. Set-up commands create and reuse .venv in this checkout.
 PYTHON ?= python3
-PORT ?= 8000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
@@ -8,7 +7,7 @@ PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
 .PHONY: serve test lint train-env format clean
 
 serve: .venv/serve.stamp
-	$(BIN)/emamba-service --port $(PORT)
+	$(BIN)/emamba-service $(if $(PORT),--port $(PORT))
 
 test: lint
 	$(BIN)/pytest

@@ -1,6 +1,6 @@
 """Speed of the mirror beside PyTorch, the same model and frames, interleaved in one run.
 
-    .venv/bin/python bench/mirror.py models/mars/1 --checkpoint models/mars/float.safetensors
+    .venv/bin/python bench/mirror.py models/mars/1 --checkpoint models/mars/1/float.safetensors
 
 One thread each. PyTorch runs the float network eagerly, what a user would pick instead; it is left
 out where torch is not installed or no checkpoint is given. Figures are measured on this machine.

@@ -14,7 +14,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.exit(f"emamba: the command needs {error.name}: pip install 'emamba[cli]'")
+        sys.exit(f"emamba: the command needs {error.name}: pip install -e '.[cli]'")
     run()
 
 

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -200,14 +201,10 @@ def train_mars_command(
     import torch  # noqa: PLC0415
 
     from emamba.train.mars import MarsRecipe, train_mars  # noqa: PLC0415
-    from emamba.train.record import OtherRun  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    try:
-        with ProgressDisplay() as progress:
-            record = train_mars(data, out, version, MarsRecipe(seed=seed), progress)
-    except OtherRun as error:
-        raise UserError(str(error)) from error
+    with _resumable(out), ProgressDisplay() as progress:
+        record = train_mars(data, out, version, MarsRecipe(seed=seed), progress)
     console = Console()
     table = Table("", "MAE (cm)", "RMSE (cm)", title="Held-out blocks of validate (measured)")
     for name, errors in record["held_out"].items():
@@ -238,7 +235,7 @@ def ablate(
     from emamba.train.mars_data import read_training_data  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    with ProgressDisplay() as progress:
+    with _resumable(out), ProgressDisplay() as progress:
         found = compare_norms(read_training_data(data), MarsRecipe(), epochs, out, progress)
     table = Table("norm", "MAE (cm)", "RMSE (cm)", title="Held-out blocks of validate (measured)")
     for name, errors in found.items():
@@ -255,9 +252,12 @@ def search_mars_command(
     trials: Annotated[int, typer.Option(min=1, help="Candidates to try.")] = 20,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs a candidate trains.")] = 8,
     parameters: Annotated[int, typer.Option(help="Largest candidate, in parameters.")] = 17_229,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Try sizes within a budget, each judged by its integers on the held-out blocks."""
     _need_torch()
+    import torch  # noqa: PLC0415
+
     from emamba.search.mars import Budget, search_mars  # noqa: PLC0415
     from emamba.train.mars_data import read_training_data  # noqa: PLC0415
 
@@ -265,9 +265,12 @@ def search_mars_command(
         rmse = "over budget" if record["rmse_cm"] is None else f"{record['rmse_cm']:.3f} cm"
         typer.echo(f"trial {number}: {record['parameters']} parameters, {rmse}", err=True)
 
-    with ProgressDisplay() as progress:
+    torch.set_num_threads(threads)
+    with _resumable(out), ProgressDisplay() as progress:
         budget = Budget(trials, epochs, parameters)
         found = search_mars(read_training_data(data), out, budget, progress, report)
+    if not found:
+        raise UserError(f"no candidate had at most {parameters} parameters; raise --parameters")
     table = Table(
         "RMSE (cm)", "parameters", "sizes", title="Held-out error of the mirror (measured)"
     )
@@ -277,8 +280,22 @@ def search_mars_command(
     Console().print(table)
 
 
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Says after Ctrl-C how to go on."""
+    from emamba.train.record import OtherRun  # noqa: PLC0415
+
+    try:
+        yield
+    except OtherRun as error:
+        raise UserError(str(error)) from error
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; the same command goes on with {out}", err=True)
+        raise typer.Exit(130) from None
+
+
 class ProgressDisplay:
-    """Bars on a terminal, a line an epoch elsewhere."""
+    """Bars on a terminal, elsewhere a line an epoch."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -380,7 +397,8 @@ def _need_torch() -> None:
         import torch  # noqa: F401, PLC0415
     except ImportError as error:
         raise UserError(
-            "this needs the [train] extra: run `make train-env`, or pip install 'emamba[train]'"
+            "this needs the [train] extra: run `make train-env`, "
+            "or pip install -e '.[train]' in the checkout"
         ) from error
 
 
@@ -391,4 +409,8 @@ def run() -> None:
         command()
     except (UserError, DataError, PackageError, EngineError) as error:
         typer.echo(f"emamba: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"emamba: {where}{error.strerror or error}", err=True)
         sys.exit(1)

@@ -32,6 +32,8 @@ __all__ = [
     "PackageError",
     "find_packages",
     "load_package",
+    "new_folder",
+    "version_key",
     "write_package",
 ]
 
@@ -132,6 +134,17 @@ def load_package(folder: Path) -> Package:
     )
 
 
+def new_folder(root: Path, name: str, version: str) -> Path:
+    """`<root>/<name>/<version>`, not yet made; raises `PackageError` if that cannot be or is."""
+    folder = root / name / version
+    for what, value in (("name", name), ("version", version)):
+        if not _NAME.fullmatch(value):
+            raise PackageError(folder, f"{what} must match {_NAME.pattern}, but is {value!r}")
+    if folder.exists():
+        raise PackageError(folder, "must not exist yet; choose another version or remove it")
+    return folder
+
+
 def write_package(
     root: Path,
     name: str,
@@ -146,12 +159,7 @@ def write_package(
     Raises `PackageError` if the folder exists or the name or version cannot be a folder's name,
     and `OverflowPossible` if an accumulator of the model could overflow.
     """
-    folder = root / name / version
-    for what, value in (("name", name), ("version", version)):
-        if not _NAME.fullmatch(value):
-            raise PackageError(folder, f"{what} must match {_NAME.pattern}, but is {value!r}")
-    if folder.exists():
-        raise PackageError(folder, "must not exist yet; choose another version or remove it")
+    folder = new_folder(root, name, version)
     check_bounds(model)
     blob = _archive(model)
     header = {
@@ -178,10 +186,17 @@ def _read(path: Path) -> bytes:
         if size > MAX_FILE_BYTES:
             raise PackageError(path, f"must be at most {MAX_FILE_BYTES} bytes, but has {size}")
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise PackageError(path, "does not exist") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PackageError(path, f"does not exist; {_hint(path.parent)}") from error
     except OSError as error:
         raise PackageError(path, f"cannot be read: {error.strerror}") from error
+
+
+def _hint(folder: Path) -> str:
+    versions = [found.parent.name for found in folder.glob("*/model.json")]
+    if versions:
+        return f"name a version below {folder.name}: {', '.join(sorted(versions, key=version_key))}"
+    return "a package is a folder with model.json and weights.npz"
 
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:

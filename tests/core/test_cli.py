@@ -109,7 +109,7 @@ def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 1
-    assert "run `make train-env`, or pip install 'emamba[train]'" in result.stderr
+    assert "run `make train-env`, or pip install -e '.[train]' in the checkout" in result.stderr
 
 
 def test_the_core_needs_numpy_only() -> None:
@@ -123,4 +123,4 @@ def test_the_core_needs_numpy_only() -> None:
     )
     assert result.returncode == 1
     assert result.stderr.startswith("emamba: the command needs ")
-    assert "pip install 'emamba[cli]'" in result.stderr
+    assert "pip install -e '.[cli]'" in result.stderr

@@ -50,6 +50,13 @@ def test_missing_data_says_what_is_looked_for(tmp_path: Path) -> None:
         read_mars(tmp_path, "test")
 
 
+def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "mars_test.npz"
+    path.touch()
+    with pytest.raises(DataError, match=r"mars_test.npz: must be a folder of splits, such as /"):
+        read_mars(path, "test")
+
+
 def _with(**changes: np.ndarray) -> dict[str, np.ndarray]:
     return arrays() | changes
 
@@ -86,7 +93,9 @@ def test_truncated_files_are_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "mars_test.npz"
     np.savez(path, **arrays())
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"mars_test.npz: is not a readable .npz"):
+    with pytest.raises(
+        DataError, match=r"mars_test.npz: is not a readable .npz, damaged or cut short"
+    ):
         read_mars(tmp_path, "test")
     write_official(tmp_path / "c" / "feature", arrays()["features"], arrays()["labels"])
     official = tmp_path / "c" / "feature" / "featuremap_test.npy"
@@ -97,7 +106,10 @@ def test_truncated_files_are_refused(tmp_path: Path, keep: int) -> None:
 
 def test_pickles_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "mars_test.npz", **_with(labels=np.array([{}] * 6)))
-    with pytest.raises(DataError, match=r"is not a readable .npz: Object arrays cannot be loaded"):
+    with pytest.raises(
+        DataError,
+        match=r"is not a readable .npz, damaged or cut short: Object arrays cannot be loaded",
+    ):
         read_mars(tmp_path, "test")
 
 

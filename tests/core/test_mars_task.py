@@ -71,7 +71,11 @@ def test_rule_rebuilds_every_map_of_the_data_set(mars_data: Path, split: str) ->
         ([["a", 2, 3, 4, 5]], "points must be a rectangular array of numbers"),
         ([[None, 2, 3, 4, 5]], "must be finite numbers, but hold NaN or infinity"),
         ([[1, 2, 3, float("nan"), 5]], "must be finite numbers, but hold NaN or infinity"),
-        ([[1e300, 2, 3, 4, 5]], "must be finite numbers, but hold NaN or infinity"),
+        ([[1, float("-inf"), 3, 4, 5]], "must be finite numbers, but hold NaN or infinity"),
+        ([[0.1, 1900.0, 3, 4, 5]], r"within 100 m and 100 m/s, .* but hold 1900; are the units"),
+        ([[1e300, 2, 3, 4, 5]], r"but hold 1e\+300; are the units metres and m/s\?"),
+        ([[1, 2, 3, -101, 5]], "but hold -101; are the units"),
+        ([[1, 2, 3, 4, 2e6]], r"intensity within 1e6, but hold 2e\+06"),
         ([[1, 2, 3, 4, -5]], "must have intensity >= 0, but hold a negative one"),
         ({"x": 1}, "points must be a rectangular array of numbers"),
     ],
@@ -85,10 +89,14 @@ def test_a_bad_frame_of_a_batch_is_named() -> None:
     good = [[0, 1, 2, 3, 4]]
     with pytest.raises(InputError, match=r"^frame 1: points must have shape"):
         feature_maps([good, [[1]], good])
-    maps = np.zeros((3, 8, 8, 5), np.float32)
+    maps = np.ones((3, 8, 8, 5), np.float32)
     maps[2, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match=r"^frame 2: features must be finite"):
         check_features(maps)
+
+
+def test_a_map_of_zeros_is_taken_as_it_is() -> None:
+    np.testing.assert_array_equal(check_features(np.zeros((2, 8, 8, 5))), np.zeros((2, 8, 8, 5)))
 
 
 def test_features_of_another_shape_are_refused() -> None:

@@ -211,7 +211,9 @@ def test_a_header_that_is_not_json_is_refused(package_folder: Path, text: str) -
 
 
 def test_missing_and_oversized_files_are_named(package_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"nowhere/model.json: does not exist"):
+    with pytest.raises(
+        PackageError, match=r"nowhere/model.json: does not exist; a package is a folder"
+    ):
         load_package(tmp_path / "nowhere")
     (package_folder / "weights.npz").unlink()
     with pytest.raises(PackageError, match=r"weights.npz: does not exist"):
@@ -220,6 +222,13 @@ def test_missing_and_oversized_files_are_named(package_folder: Path, tmp_path: P
         file.truncate(65 * 1024 * 1024)
     with pytest.raises(PackageError, match=r"weights.npz: must be at most"):
         load_package(package_folder)
+
+
+def test_a_model_without_its_version_gets_a_hint(package_folder: Path) -> None:
+    with pytest.raises(PackageError, match=r"does not exist; name a version below mars: 1"):
+        load_package(package_folder.parent)
+    with pytest.raises(PackageError, match=r"weights.npz/model.json: does not exist"):
+        load_package(package_folder / "weights.npz")
 
 
 def test_packages_are_found_in_version_order(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ class MarsSplit:
 
 def read_mars(folder: Path, split: Split) -> MarsSplit:
     """One split from either form; raises `DataError` if it is missing, misshapen or not finite."""
+    if folder.is_file():
+        raise DataError(folder, f"must be a folder of splits, such as {folder.parent}")
     packed = folder / f"mars_{split}.npz"
     if packed.exists():
         return _read_packed(packed)
@@ -116,7 +118,7 @@ def _load_npy(path: Path, blob: bytes) -> npt.NDArray[Any]:
     try:
         loaded = np.load(io.BytesIO(blob), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(path, f"is not a readable .npy: {error}") from error
+        raise DataError(path, f"is not a readable .npy, damaged or cut short: {error}") from error
     if not isinstance(loaded, np.ndarray):
         raise DataError(path, "must hold one array, but is an archive")
     return loaded
@@ -133,7 +135,7 @@ def _load_npz(path: Path, blob: bytes, wanted: set[str]) -> dict[str, npt.NDArra
                 raise DataError(path, f"must hold {sorted(wanted)}, but lacks {sorted(missing)}")
             return {name: archive[name] for name in wanted}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(path, f"is not a readable .npz: {error}") from error
+        raise DataError(path, f"is not a readable .npz, damaged or cut short: {error}") from error
 
 
 def _features(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -22,6 +22,7 @@ from emamba.quantise import calibrate, to_integer_model
 from emamba.train.loop import Progress, Schedule
 from emamba.train.mars import MARS_CONFIG, MarsRecipe, MarsRun, predict_integers
 from emamba.train.mars_data import TrainingData
+from emamba.train.record import claim_folder
 
 __all__ = ["Budget", "search_mars"]
 
@@ -42,12 +43,14 @@ def search_mars(
     progress: Progress,
     report: Callable[[int, dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Run or continue the study in `<out>/study.db`; returns its finished trials, best first.
+    """Try `budget.trials` more candidates in `<out>/study.db`; returns all finished, best first.
 
-    Each has `config`, `parameters` and the mirror's held-out `rmse_cm`. `report` is called after
-    each trial with its number and that record.
+    Raises `OtherRun` if that study has other data, epochs or size limit. Each trial has `config`,
+    `parameters` and the mirror's held-out `rmse_cm`; `report` is called after each with its number
+    and that record.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    limits = {"epochs": budget.epochs, "parameters": budget.parameters}
+    claim_folder(out, {**limits, **data.identity})
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=f"sqlite:///{out / 'study.db'}",

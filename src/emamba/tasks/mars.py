@@ -18,6 +18,7 @@ from emamba.tasks.task import InputError, TaskError
 __all__ = [
     "CHANNELS",
     "JOINTS",
+    "LIMITS",
     "MAP_POINTS",
     "MAP_SHAPE",
     "PoseTask",
@@ -50,6 +51,8 @@ JOINTS = (
 CHANNELS = ("x_m", "y_m", "z_m", "doppler_m_s", "intensity")
 MAP_SHAPE = (8, 8, 5)
 MAP_POINTS = 64
+# Largest magnitude of each channel; far beyond any radar's, so that only wrong units exceed it.
+LIMITS = (100.0, 100.0, 100.0, 100.0, 1e6)
 _INTENSITY = 4
 
 Floats = npt.NDArray[np.float32]
@@ -60,14 +63,15 @@ def feature_map(points: npt.ArrayLike) -> Floats:
 
     Columns are x, y, z (m), Doppler (m/s) and intensity (raw, >= 0). Of more than 64 points the
     64 most intense are kept. Raises `InputError` for another shape, no point, NaN or infinity,
-    or a negative intensity.
+    a negative intensity, or values that no radar gives (see `LIMITS`).
     """
-    array = _floats(points, "points")
+    array = _numbers(points, "points")
     if array.ndim != 2 or array.shape[1] != len(CHANNELS):
         raise InputError(f"points must have shape [n, 5], not {list(array.shape)}")
     if not len(array):
         raise InputError("points must hold at least 1 point, but the frame is empty")
     _check_values(array, "points")
+    array = array.astype(np.float32)
     if len(array) > MAP_POINTS:
         strongest = np.argsort(-array[:, _INTENSITY], kind="stable")[:MAP_POINTS]
         array = array[strongest]
@@ -89,29 +93,38 @@ def feature_maps(frames: list[npt.ArrayLike]) -> Floats:
 
 
 def check_features(features: npt.ArrayLike) -> Floats:
-    """Feature maps as float32 (b, 8, 8, 5); raises `InputError` if they are anything else."""
-    array = _floats(features, "features")
+    """Feature maps as float32 (b, 8, 8, 5); raises `InputError` as `feature_map` does.
+
+    Maps are taken as they are: their order is not checked, and one of zeros only, a frame without
+    points, is as valid as any.
+    """
+    array = _numbers(features, "features")
     if array.ndim != 4 or array.shape[1:] != MAP_SHAPE:
         raise InputError(f"features must have shape [n, 8, 8, 5], not {list(array.shape)}")
     for index, frame in enumerate(array):
         _check_values(frame, "features", index)
-    return array
+    return array.astype(np.float32)
 
 
-def _floats(values: npt.ArrayLike, what: str) -> Floats:
+def _numbers(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     try:
-        # A double beyond float32's range becomes infinity here, which the next check refuses.
-        with np.errstate(over="ignore"):
-            return np.asarray(values, np.float64).astype(np.float32)
+        return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} must be a rectangular array of numbers") from error
 
 
-def _check_values(array: Floats, what: str, index: int | None = None) -> None:
+def _check_values(array: npt.NDArray[np.float64], what: str, index: int | None = None) -> None:
     if not np.isfinite(array).all():
         raise InputError(f"{what} must be finite numbers, but hold NaN or infinity", index)
     if array[..., _INTENSITY].min() < 0:
         raise InputError(f"{what} must have intensity >= 0, but hold a negative one", index)
+    beyond = np.abs(array) > LIMITS
+    if beyond.any():
+        raise InputError(
+            f"{what} must lie within 100 m and 100 m/s, intensity within 1e6, "
+            f"but hold {array[beyond][0]:.6g}; are the units metres and m/s?",
+            index,
+        )
 
 
 @dataclass(frozen=True)

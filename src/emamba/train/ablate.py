@@ -10,6 +10,7 @@ from emamba.model.norm import NORMS
 from emamba.train.loop import Progress, Schedule
 from emamba.train.mars import MarsRecipe, MarsRun, predict
 from emamba.train.mars_data import TrainingData
+from emamba.train.record import claim_folder
 
 __all__ = ["compare_norms"]
 
@@ -17,7 +18,11 @@ __all__ = ["compare_norms"]
 def compare_norms(
     data: TrainingData, recipe: MarsRecipe, epochs: int, out: Path, progress: Progress
 ) -> dict[str, dict[str, float]]:
-    """Held-out `mae_cm` and `rmse_cm` of each norm: same seed, data and epochs, labels only."""
+    """Held-out `mae_cm` and `rmse_cm` of each norm: same seed, data and epochs, labels only.
+
+    Raises `OtherRun` if `out` holds an ablation of other data or length.
+    """
+    claim_folder(out, {"recipe": dataclasses.asdict(recipe), "epochs": epochs, **data.identity})
     schedule = Schedule(epochs=epochs, lr=6e-3, evaluate_every=epochs)
     found = {}
     for norm in NORMS:

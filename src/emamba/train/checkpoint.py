@@ -47,6 +47,8 @@ def save_checkpoint(path: Path, network: EMamba, task: Task, provenance: dict[st
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; raises `CheckpointError` for a missing, damaged or foreign file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: does not exist")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

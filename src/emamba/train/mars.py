@@ -24,7 +24,7 @@ from emamba.edges import dequantise, quantise
 from emamba.evaluate import in_batches, pose_errors, pose_report
 from emamba.fixed import IntegerModel, Mirror
 from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear, count_parameters
-from emamba.package import PackageError, write_package
+from emamba.package import new_folder, write_package
 from emamba.quantise import FakeQuantNumerics, ObservingNumerics, calibrate, to_integer_model
 from emamba.quantise.convert import integer_tables
 from emamba.tasks import PoseTask
@@ -212,17 +212,19 @@ def train_mars(
 
     One network goes through it all; what it ends as is the float model, and its rounding the
     package. Leaves `float.safetensors`, `curves.png` and `packages/mars/<version>` in `out`. The
-    test split is read once, after everything is chosen. Raises `DataError`, and `PackageError` if
-    that version is there already, `OtherRun` if `out` is another run's.
+    test split is read once, after everything is chosen. Raises `DataError`; `PackageError` if that
+    version is there already or cannot be a folder; `OtherRun` if `out` is another run's.
     """
-    folder = out / "packages" / "mars" / version
-    if folder.exists():
-        raise PackageError(
-            folder, "must not exist yet; choose another version or another out folder"
-        )
+    new_folder(out / "packages", "mars", version)
     revision = git_revision(Path(__file__).parent)
     data = read_training_data(data_folder)
-    claim_folder(out, {"recipe": dataclasses.asdict(recipe), "data_sha256": data.sha256})
+    claim_folder(out, {"recipe": dataclasses.asdict(recipe), **data.identity})
+    counts = {
+        "rows": len(data.points),
+        "labelled": len(data.labels),
+        "held_out": len(data.held_out),
+    }
+    progress("data", 1, 1, {name: float(count) for name, count in counts.items()})
     run = MarsRun(data, recipe, out, progress)
     run.train_teachers()
     network = run.train_float()

@@ -34,6 +34,11 @@ class TrainingData:
     sha256: dict[str, str]
     origin: str
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run's folder is marked with: the same files give the same rows."""
+        return {"data_sha256": self.sha256}
+
 
 def read_training_data(folder: Path) -> TrainingData:
     """Train, most of validate, and unlabelled radar frames where the folder has them.
