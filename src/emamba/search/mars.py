@@ -71,6 +71,9 @@ def search_mars(
         trial.set_user_attr("parameters", size)
         if size > budget.parameters:
             raise optuna.TrialPruned
+        for past in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+            if past.params == trial.params and past.value is not None:
+                return past.value
         return _score(config, data, out / f"trial{trial.number}", budget, progress)
 
     def after(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
