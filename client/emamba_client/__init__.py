@@ -6,6 +6,7 @@ from emamba_client._version import __version__
 from emamba_client.client import AsyncClient, Client
 from emamba_client.errors import (
     BadResponse,
+    ClientClosed,
     ClientError,
     ConnectionFailed,
     InvalidInput,
@@ -27,6 +28,7 @@ __all__ = [
     "AsyncClient",
     "BadResponse",
     "Client",
+    "ClientClosed",
     "ClientError",
     "ConnectionFailed",
     "InvalidInput",

@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
+from numbers import Real
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -132,11 +134,26 @@ def _numbers(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
         array = np.asarray(values)
     except ValueError as error:
         raise InvalidInput(f"{what} must be a rectangular array of numbers") from error
+    if array.dtype.kind == "O":
+        array = _from_objects(array, what)
     if array.dtype.kind not in "fiu":
         raise InvalidInput(f"{what} must hold real numbers, not {array.dtype}")
     if not np.isfinite(array).all():
         raise InvalidInput(f"{what} must hold finite numbers, not NaN or infinity")
     return array.astype(np.float64)
+
+
+def _from_objects(array: npt.NDArray[Any], what: str) -> npt.NDArray[np.float64]:
+    """An array of Python's numbers as float64; no text, no booleans, as of other arrays."""
+    for value in array.flat:
+        if not isinstance(value, (Real, Decimal)) or isinstance(value, bool):
+            raise InvalidInput(
+                f"{what} must hold real numbers, but one is of type {type(value).__name__}"
+            )
+    try:
+        return array.astype(np.float64)
+    except (OverflowError, ValueError) as error:
+        raise InvalidInput(f"{what} must hold numbers that a double can hold") from error
 
 
 def _read_pose(response: httpx.Response) -> PoseResult:

@@ -16,8 +16,16 @@ from rich.console import Console
 
 from emamba_client import render
 from emamba_client._version import __version__
+from emamba_client.batches import ask_in_batches
 from emamba_client.client import DEFAULT_URL, Client
-from emamba_client.errors import ClientError, ConnectionFailed, Overloaded, TimedOut, TooLarge
+from emamba_client.errors import (
+    ClientError,
+    ConnectionFailed,
+    Overloaded,
+    ServiceError,
+    TimedOut,
+    TooLarge,
+)
 from emamba_client.inputs import Frames, read_frames
 from emamba_client.replay import Step, Summary, replay
 from emamba_client.samples import sample_frames
@@ -74,7 +82,11 @@ def pose(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Print the joints of the frames in FILE, in metres."""
+    """Print the joints of the frames in FILE, in metres.
+
+    More than 256 frames are sent as several requests; their answers are joined, and the times of
+    each stage added up.
+    """
     with _sentences():
         asked = read_frames(file, _stdin)
         with _client(context, url, asked.model, asked.version) as client:
@@ -141,7 +153,7 @@ def _ask(client: Client, asked: Frames) -> render.AnyResult:
         return client.pose(asked.values)
     if asked.kind == "features":
         return client.pose_features(asked.values)
-    return client.poses(asked.values)
+    return ask_in_batches(client, asked.values)
 
 
 def _play(steps: Iterator[Step], show: render.Replay, summary: Summary) -> None:
@@ -192,6 +204,9 @@ def _sentence(error: ClientError) -> str:
 
 
 def _cure(error: ClientError) -> str:
+    """What to do; nothing where the service says so itself, after a semicolon."""
+    if isinstance(error, ServiceError) and ";" in error.problem.detail:
+        return ""
     if isinstance(error, ConnectionFailed):
         return "; start the service with `make serve`, or give its address with --url"
     if isinstance(error, TimedOut):
@@ -199,7 +214,7 @@ def _cure(error: ClientError) -> str:
     if isinstance(error, Overloaded):
         return "; try again later"
     if isinstance(error, TooLarge):
-        return "; send fewer frames"
+        return "; send fewer frames or points"
     return ""
 
 

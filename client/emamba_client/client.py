@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from numbers import Real
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from emamba_client._wire import (
     poses_call,
     ready_call,
 )
-from emamba_client.errors import ClientError
+from emamba_client.errors import ClientClosed, ClientError
 from emamba_client.results import ModelInfo, PoseResult, PosesResult
 from emamba_client.retry import Attempts, RetryPolicy
 
@@ -47,9 +49,12 @@ class _Core:
         jitter: Callable[[], float],
     ) -> None:
         self.url = _checked_url(url)
-        self._model = model
-        self._version = version
-        self._timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s)
+        self._model = _checked_text("model", model)
+        self._version = _checked_text("version", version)
+        self._timeout = httpx.Timeout(
+            _checked_seconds("read_timeout_s", read_timeout_s),
+            connect=_checked_seconds("connect_timeout_s", connect_timeout_s),
+        )
         self._retry = retry or RetryPolicy()
         self._clock = clock
         self._jitter = jitter
@@ -68,8 +73,9 @@ class _Core:
 class Client(_Core):
     """Ask an eMamba service for poses; usable from several threads, and as a context manager.
 
-    Every method raises a `ClientError`. `model` and `version` choose among the service's models
-    and default to its own choice. `transport`, `sleep`, `clock` and `jitter` stand between the
+    Every method raises a `ClientError`; arguments that cannot be meant, such as a time-out of -1,
+    raise `ValueError` here. `model` and `version` choose among the service's models and default to
+    its own choice. `transport`, `sleep`, `clock` and `jitter` stand between the
     client and the world, so that tests can replace it.
     """
 
@@ -121,7 +127,7 @@ class Client(_Core):
         return self._send(ready_call())
 
     def close(self) -> None:
-        """Close the connections; the client is of no use afterwards."""
+        """Close the connections; every other method raises `ClientClosed` afterwards."""
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -138,6 +144,7 @@ class Client(_Core):
     def _send(self, call: Call[T]) -> T:
         attempts = self._attempts()
         while True:
+            _check_open(self._http)
             try:
                 return call.read(self._http.request(call.method, call.path, **_content(call)))
             except (httpx.RequestError, ClientError) as error:
@@ -196,7 +203,7 @@ class AsyncClient(_Core):
         return await self._send(ready_call())
 
     async def close(self) -> None:
-        """Close the connections; the client is of no use afterwards."""
+        """Close the connections; every other method raises `ClientClosed` afterwards."""
         await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:
@@ -213,6 +220,7 @@ class AsyncClient(_Core):
     async def _send(self, call: Call[T]) -> T:
         attempts = self._attempts()
         while True:
+            _check_open(self._http)
             try:
                 return call.read(await self._http.request(call.method, call.path, **_content(call)))
             except (httpx.RequestError, ClientError) as error:
@@ -224,6 +232,23 @@ def _content(call: Call[Any]) -> dict[str, Any]:
     if call.body is None:
         return {}
     return {"content": call.body, "headers": {"Content-Type": "application/json"}}
+
+
+def _check_open(http: httpx.Client | httpx.AsyncClient) -> None:
+    if http.is_closed:
+        raise ClientClosed("the client must be open to be asked, but is closed; make a new one")
+
+
+def _checked_text(name: str, value: str | None) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError(f'{name} must be a string such as "1" or None, but is {value!r}')
+
+
+def _checked_seconds(name: str, value: float) -> float:
+    if isinstance(value, Real) and 0 < value < math.inf:
+        return float(value)
+    raise ValueError(f"{name} must be a finite number of seconds > 0, but is {value!r}")
 
 
 def _checked_url(url: str) -> str:

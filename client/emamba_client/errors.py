@@ -2,6 +2,7 @@
 
 ClientError
 ├── InvalidInput        what was given cannot be sent (also a ValueError)
+├── ClientClosed        the client was closed before
 ├── ConnectionFailed    the service cannot be reached, or hung up without an answer
 ├── TimedOut            no answer in time
 ├── BadResponse         an answer that is not as documented
@@ -37,6 +38,10 @@ class ClientError(Exception):
 
 class InvalidInput(ClientError, ValueError):
     """What was given cannot be sent: not numbers, NaN or infinity, or a wrong rank."""
+
+
+class ClientClosed(ClientError):
+    """The client was closed before it was asked."""
 
 
 class ConnectionFailed(ClientError):

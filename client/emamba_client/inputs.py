@@ -7,7 +7,9 @@ import json
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ from emamba_client.errors import InvalidInput
 
 COLUMNS = ("x", "y", "z", "doppler", "intensity")
 MAP_SHAPE = (8, 8, 5)
+_ECHO_CHARACTERS = 64
 _ARRAYS = ("features", "points")
 _KINDS: tuple[Literal["points", "features", "frames"], ...] = ("points", "features", "frames")
 
@@ -42,6 +45,8 @@ def read_frames(name: str, stdin: Callable[[], bytes]) -> Frames:
     """
     if name == "-":
         return _explained("stdin", lambda: _from_json(stdin()))
+    if isdir(name):
+        raise InvalidInput(f"{name} must be a file, but is a folder; name a file in it")
     path = Path(name)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -163,6 +168,7 @@ def _read_csv(path: Path) -> Frames:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(row)]
     if rows and _is_header(rows[0][1]):
+        _check_header(rows[0][1])
         rows = rows[1:]
     if not rows:
         raise InvalidInput(f"the CSV must hold rows of {','.join(COLUMNS)}, but holds none")
@@ -170,7 +176,22 @@ def _read_csv(path: Path) -> Frames:
 
 
 def _is_header(row: list[str]) -> bool:
-    return tuple(cell.strip().lower() for cell in row) == COLUMNS
+    """Whether no cell is a number."""
+    for cell in row:
+        with suppress(ValueError):
+            float(cell)
+            return False
+    return True
+
+
+def _check_header(row: list[str]) -> None:
+    if tuple(cell.strip().lower() for cell in row) != COLUMNS:
+        came = ",".join(row)
+        if len(came) > _ECHO_CHARACTERS:
+            came = f"{came[:_ECHO_CHARACTERS]}…"
+        raise InvalidInput(
+            f"the CSV's columns must be {','.join(COLUMNS)} in this order, but its header is {came}"
+        )
 
 
 def _row(number: int, row: list[str]) -> list[float]:

@@ -22,6 +22,7 @@ from emamba_service.errors import (
     UnsupportedMediaTypeError,
     problem_for,
     problem_response,
+    shortened,
 )
 from emamba_service.limits import Observer, RequestLimits
 from emamba_service.metrics import Metrics
@@ -40,11 +41,18 @@ _LINKS = {
     "metrics": "/metrics",
     "openapi": "/openapi.json",
 }
-_EVERYWHERE = (errors.BodyTooLargeError, errors.HeadersTooLargeError, errors.InternalError)
+_EVERYWHERE = (
+    errors.MethodNotAllowedError,
+    errors.ReadTimeoutError,
+    errors.BodyTooLargeError,
+    errors.HeadersTooLargeError,
+    errors.InternalError,
+)
 _POSE_PROBLEMS = (
     errors.NotJsonError,
     errors.UnknownModelError,
     errors.UnknownVersionError,
+    errors.MethodNotAllowedError,
     errors.ReadTimeoutError,
     errors.BodyTooLargeError,
     errors.UnsupportedMediaTypeError,
@@ -90,7 +98,7 @@ def create_app(
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    app.openapi = lambda: schemas.openapi_document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: schemas.openapi_document(app, settings)  # type: ignore[method-assign]
     app.add_middleware(RequestLimits, settings=settings)
     app.add_middleware(Observer, metrics=metrics, clock=clock)
     app.add_exception_handler(ServiceError, service.problem)
@@ -205,6 +213,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             responses={200: answer, **schemas.problem_answers(*kinds)},
             **extra,
         )
+        if method == "GET":
+            app.add_api_route(path, route, methods=["HEAD"], include_in_schema=False)
 
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     text = {"description": "Prometheus text", "content": {"text/plain": {}}}
@@ -241,12 +251,12 @@ def _check_content(request: Request) -> None:
     """Raise unless the body is declared to be plain JSON."""
     came = request.headers.get("content-type")
     if came is None or came.partition(";")[0].strip().lower() != "application/json":
-        but = "absent" if came is None else repr(came[:64])
+        but = "absent" if came is None else repr(shortened(came))
         raise UnsupportedMediaTypeError(f"Content-Type must be application/json, but is {but}")
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
         raise UnsupportedEncodingError(
-            f"Content-Encoding must be absent or identity, but is {encoding[:64]!r}; "
+            f"Content-Encoding must be absent or identity, but is {shortened(encoding)!r}; "
             "send the body as it is"
         )
 

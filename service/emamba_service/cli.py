@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import socket
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, Optional
@@ -13,6 +12,7 @@ from typing import Annotated, Any, NoReturn, Optional
 import orjson
 import typer
 from fastapi import FastAPI
+from prometheus_client import disable_created_metrics
 
 from emamba.engines import EngineError, open_engine
 from emamba.package import PackageError
@@ -36,6 +36,8 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 def main() -> None:
     """Entry point of the `emamba-service` command."""
+    # Of the whole process, and so not for `create_app` to do.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     cli()
 
 
@@ -99,10 +101,8 @@ def start(
         _fail(str(error), 1)
     try:
         listener = listen(settings)
-    except OSError as error:
-        named = isinstance(error, socket.gaierror)
-        reason = error.strerror if named else os.strerror(error.errno or 0)
-        _fail(f"cannot listen on {settings.host} port {settings.port}: {reason}", 1)
+    except (OSError, UnicodeError) as error:
+        _fail(f"cannot listen on {settings.host} port {settings.port}: {_reason(error)}", 1)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     typer.echo(_greeting(f"http://{host}:{listener.getsockname()[1]}", models))
     sys.stdout.flush()
@@ -126,6 +126,14 @@ def _greeting(url: str, models: Models) -> str:
     body: Any = orjson.dumps(EXAMPLES["points"]["value"]).decode()
     lines.append(f"curl -s {url}/v1/pose -H 'Content-Type: application/json' -d '{body}'")
     return "\n".join(lines)
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Why a host and port cannot be bound; a name that is none has no positive `errno`."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number > 0:
+        return os.strerror(number)
+    return "there is no such host; give an address of this machine, such as 127.0.0.1"
 
 
 def _fail(reason: str, code: int) -> NoReturn:

@@ -52,11 +52,13 @@ __all__ = [
     "problem_for",
     "problem_response",
     "problem_types",
+    "shortened",
 ]
 
 PROBLEM_JSON = "application/problem+json"
 _CLOSE = {"connection": "close"}
 _RETRY = {"retry-after": "1"}
+_ECHO_CHARACTERS = 64
 
 
 class ServiceError(Exception):
@@ -212,17 +214,33 @@ def problem_for(error: Exception, path: str, method: str) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return NotFoundError(f"there is no route {path}; GET / lists the routes")
+        return NotFoundError(f"there is no route {shortened(path)}; GET / lists the routes")
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allow = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow", "")
-        return MethodNotAllowedError(f"{path} must be called with {allow}, not {method}", allow)
+        return _method_not_allowed(error, path, method)
     if isinstance(error, ClientDisconnect):
         return ClientGoneError(ClientGoneError.example)
     return InternalError(InternalError.example)
+
+
+def shortened(text: str) -> str:
+    """`text` from a request, at the length that an answer repeats at most."""
+    return text if len(text) <= _ECHO_CHARACTERS else f"{text[:_ECHO_CHARACTERS]}…"
 
 
 def problem_response(error: ServiceError) -> Response:
     """The HTTP answer for `error`."""
     return Response(
         orjson.dumps(error.problem()), error.status, dict(error.headers), media_type=PROBLEM_JSON
+    )
+
+
+def _method_not_allowed(error: HTTPException, path: str, method: str) -> MethodNotAllowedError:
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    allowed = set(headers.get("allow", "").split(", "))
+    if "GET" in allowed:
+        allowed.add("HEAD")
+    methods = sorted(allowed)
+    return MethodNotAllowedError(
+        f"{shortened(path)} must be called with {' or '.join(methods)}, not {method}",
+        ", ".join(methods),
     )

@@ -1,7 +1,7 @@
 """The service's Prometheus metrics; docs/service.md lists them.
 
 Seconds are the base unit. The stock buckets start at 5 ms, above what one frame takes, so the
-histograms have their own from 50 us.
+histograms have their own from 50 us to 10 s, the time-outs of the default settings.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from emamba_service import __version__
 __all__ = ["STAGES", "Metrics"]
 
 STAGES = ("parse", "encode", "engine", "decode")
-# Seconds: 50 us to 1 s.
-BUCKETS = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0)
+# Seconds: 1, 2 and 5 of each decade.
+BUCKETS = (
+    *(50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3),
+    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
 
 
 class Metrics:

@@ -10,7 +10,7 @@ from typing import Any
 from emamba.engines import Engine
 from emamba.fixed import IntegerModel
 from emamba.package import Package, PackageError, find_packages, load_package
-from emamba_service.errors import UnknownModelError, UnknownVersionError
+from emamba_service.errors import UnknownModelError, UnknownVersionError, shortened
 
 __all__ = ["EngineFactory", "LoadedModel", "Models", "load_models"]
 
@@ -69,13 +69,13 @@ class Models:
         versions = self._by_name.get(name)
         if versions is None:
             known = ", ".join(self._by_name)
-            raise UnknownModelError(f"model must be one of {known}, but is {name[:64]!r}")
+            raise UnknownModelError(f"model must be one of {known}, but is {shortened(name)!r}")
         if version is None:
             return next(reversed(versions.values()))
         if version not in versions:
             known = ", ".join(versions)
             raise UnknownVersionError(
-                f"version of {name} must be one of {known}, but is {version[:64]!r}"
+                f"version of {name} must be one of {known}, but is {shortened(version)!r}"
             )
         return versions[version]
 
@@ -88,29 +88,43 @@ class Models:
 def load_models(root: Path, engine: str, default: str, engine_factory: EngineFactory) -> Models:
     """Load every package under `root` and open `engine` for each.
 
-    Raises `PackageError` for a damaged package, for none at all, for two that say they are the
-    same, and where `default` is not among them; `EngineError` if the engine does not open.
+    Raises `PackageError` where `root` is no folder or holds no package, for a package that is
+    damaged or in another's folder, and where `default` is not among them; `EngineError` if the
+    engine does not open.
     """
-    folders = find_packages(root)
-    if not folders:
-        raise PackageError(root, "must hold a package <name>/<version>/model.json, but holds none")
-    packages: dict[tuple[str, str], Package] = {}
-    for folder in folders:
-        package = load_package(folder)
-        if (package.name, package.version) in packages:
-            raise PackageError(
-                folder, f"says it is {package.name} {package.version}, as another folder does"
-            )
-        packages[package.name, package.version] = package
-    names = sorted({name for name, _ in packages})
+    packages = [_load_named(folder) for folder in _package_folders(root)]
+    names = sorted({package.name for package in packages})
     if default not in names:
         raise PackageError(
             root, f"must hold the default model {default!r}, but holds {', '.join(names)}"
         )
     return Models(
-        [
-            LoadedModel(package, engine_factory(engine, package.model))
-            for package in packages.values()
-        ],
+        [LoadedModel(package, engine_factory(engine, package.model)) for package in packages],
         default,
     )
+
+
+def _package_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        came = "is not one" if root.exists() else "does not exist"
+        raise PackageError(
+            root,
+            f"must be a folder of packages, but {came}; name it with --models or EMAMBA_MODELS",
+        )
+    folders = find_packages(root)
+    if not folders:
+        raise PackageError(root, "must hold a package <name>/<version>/model.json, but holds none")
+    return folders
+
+
+def _load_named(folder: Path) -> Package:
+    """The package in `folder`, which must have the package's name and version."""
+    package = load_package(folder)
+    must, says = (folder.parent.name, folder.name), (package.name, package.version)
+    if must != says:
+        raise PackageError(
+            folder,
+            f"must hold {' '.join(must)}, but its model.json says {' '.join(says)}; "
+            f"move the package to {'/'.join(says)}",
+        )
+    return package

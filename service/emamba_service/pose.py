@@ -23,6 +23,7 @@ from emamba_service.errors import (
     NotJsonError,
     TooManyFramesError,
     TooManyPointsError,
+    shortened,
 )
 from emamba_service.metrics import STAGES, Metrics
 from emamba_service.models import LoadedModel, Models
@@ -282,4 +283,4 @@ def _type(value: Any) -> str:
 
 
 def _but(key: str) -> str:
-    return f"but one is {key[:64]!r}"
+    return f"but one is {shortened(key)!r}"

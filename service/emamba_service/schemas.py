@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from emamba_service import __version__
 from emamba_service.errors import PROBLEM_JSON, ServiceError
+from emamba_service.settings import Settings
 
 __all__ = [
     "EXAMPLES",
@@ -34,7 +35,8 @@ Point = Annotated[
     Field(
         min_length=5,
         max_length=5,
-        description="x, y, z in m, Doppler in m/s, intensity (raw, >= 0)",
+        description="x, y, z in m, Doppler in m/s, intensity (raw, >= 0); magnitudes of at most "
+        "100 m, 100 m/s and 1e6",
     ),
 ]
 MapRow = Annotated[list[Point], Field(min_length=8, max_length=8)]
@@ -55,7 +57,13 @@ Points = Annotated[
 ]
 
 
-class _Closed(BaseModel):
+class _Described(BaseModel):
+    """A field is titled by its own name: "X M" for x_m would hide the unit."""
+
+    model_config = ConfigDict(field_title_generator=lambda name, _: name)
+
+
+class _Closed(_Described):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -102,18 +110,20 @@ class PoseRequest(RootModel[PointsRequest | FeaturesRequest | FramesRequest]):
     """One frame as points or as a feature map, or a batch of frames of either kind."""
 
 
-class Joint(BaseModel):
+class Joint(_Described):
+    """x left-right, y away from the radar, z up, in metres."""
+
     name: str = Field(examples=["SpineBase"])
     x_m: float
     y_m: float
     z_m: float
 
 
-class Pose(BaseModel):
+class Pose(_Described):
     joints: Annotated[list[Joint], Field(min_length=19, max_length=19)]
 
 
-class TimingUs(BaseModel):
+class TimingUs(_Described):
     """Microseconds per stage; total also holds the wait for a thread."""
 
     parse: float
@@ -123,7 +133,7 @@ class TimingUs(BaseModel):
     total: float
 
 
-class PoseAnswer(BaseModel):
+class PoseAnswer(_Described):
     """One pose per frame, in the frames' order."""
 
     model: str
@@ -133,47 +143,68 @@ class PoseAnswer(BaseModel):
     timing_us: TimingUs
 
 
-class TaskSummary(BaseModel):
+class NetworkConfig(_Described):
+    """Sizes of the network, as counts."""
+
+    input_height: int = Field(description="Rows of the feature map")
+    input_width: int = Field(description="Columns of the feature map")
+    input_channels: int = Field(description="Values of one point of the map")
+    n_outputs: int = Field(description="Numbers the network gives: x, y and z of every joint")
+    d_model: int = Field(description="Values of one token between the blocks")
+    n_layer: int = Field(description="Mamba blocks")
+    d_state: int = Field(description="State values of each inner channel")
+    d_conv: int = Field(description="Taps of the causal convolution, in tokens")
+    expand: int = Field(description="Inner channels of a block per value of d_model")
+    dt_rank: int = Field(description="Values the step size delta is projected from")
+    patch: int = Field(description="Edge of the square of map points that makes one token")
+    head_width: int = Field(description="Neurons of the head's hidden layer")
+
+
+class TaskSummary(_Described):
+    """What goes in and comes out."""
+
     kind: str
-    input_shape: list[int]
-    channels: list[str]
-    joints: list[str]
-    unit: str
+    input_shape: list[int] = Field(description="Rows, columns and channels of the feature map")
+    channels: list[str] = Field(description="The map's channels in order; units in the names")
+    joints: list[str] = Field(description="The joints in the order of every answer")
+    unit: str = Field(description="Unit of the joints' coordinates")
 
 
-class ModelSummary(BaseModel):
+class ModelSummary(_Described):
     """A loaded model."""
 
     name: str
     version: str
-    engine: str
-    package_sha256: str
-    config: dict[str, int]
-    parameters: int
-    int8_bytes: int
+    engine: str = Field(description="What computes the model", examples=["mirror"])
+    package_sha256: str = Field(description="SHA-256 of the package's model.json, hexadecimal")
+    config: NetworkConfig
+    parameters: int = Field(description="Trained numbers of the network")
+    int8_bytes: int = Field(description="Bytes of the parameters as INT8")
     task: TaskSummary
-    accuracy: dict[str, Any]
+    accuracy: dict[str, Any] = Field(
+        description="Errors measured when the package was made; *_cm are centimetres"
+    )
 
 
-class ModelList(BaseModel):
+class ModelList(_Described):
     models: list[ModelSummary]
 
 
-class Live(BaseModel):
+class Live(_Described):
     live: bool
 
 
-class Ready(BaseModel):
+class Ready(_Described):
     ready: bool
 
 
-class Index(BaseModel):
+class Index(_Described):
     service: str
     version: str
     links: dict[str, str]
 
 
-class Problem(BaseModel):
+class Problem(_Described):
     """Problem details, RFC 9457; some kinds add members such as frame or limit."""
 
     model_config = ConfigDict(extra="allow")
@@ -229,13 +260,17 @@ def problem_answers(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any
     return answers
 
 
-def openapi_document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of `app`, with the schemas that no route's signature shows."""
+def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """The OpenAPI document of `app`, with the schemas that no route's signature shows.
+
+    The limits of points and frames are those of `settings`.
+    """
     document = get_openapi(
         title="eMamba service",
         version=__version__,
         summary="Human pose from mmWave radar point clouds, computed by an eMamba model",
         routes=app.routes,
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
     )
     _, described = models_json_schema(
         [(PoseRequest, "validation"), (Problem, "validation")],
@@ -243,5 +278,8 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     schemas.update(described["$defs"])
+    for name in ("PointsRequest", "PointsFrame"):
+        schemas[name]["properties"]["points"]["maxItems"] = settings.max_points
+    schemas["FramesRequest"]["properties"]["frames"]["maxItems"] = settings.max_frames
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     return document

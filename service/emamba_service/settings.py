@@ -7,7 +7,7 @@ in docs/service.md. A unit, where there is one, is part of the name.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -80,5 +80,19 @@ def load_settings(given: dict[str, str]) -> Settings:
 
 def _complaint(error: ErrorDetails) -> str:
     name = str(error["loc"][0])
-    reason = error["msg"][0].lower() + error["msg"][1:]
-    return f"{option_name(name)} ({env_name(name)}): {reason}, but it is {error['input']!r}"
+    must = _requirement(Settings.model_json_schema()["properties"][name])
+    return f"{option_name(name)} ({env_name(name)}): must be {must}, but is {error['input']!r}"
+
+
+def _requirement(schema: dict[str, Any]) -> str:
+    """What the JSON schema of a setting asks for, in words."""
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if schema["type"] == "string":
+        return "text of at least 1 character"
+    kind = "an integer" if schema["type"] == "integer" else "a finite number"
+    if {"minimum", "maximum"} <= schema.keys():
+        return f"{kind} in {schema['minimum']}..{schema['maximum']}"
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    return f"{kind} {' and '.join(bounds)}"

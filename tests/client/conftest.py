@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,25 @@ def pose_json(count: int = 1) -> dict[str, Any]:
         ],
         "timing_us": {"parse": 1, "encode": 2, "engine": 3, "decode": 4, "total": 10.5},
     }
+
+
+class Answering:
+    """Answers batches as documented; `frames` lists their sizes, `versions` is cycled through."""
+
+    def __init__(self) -> None:
+        self.frames: list[int] = []
+        self.versions = ["1"]
+        self.transport = httpx.MockTransport(self._answer)
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        version = self.versions[len(self.frames) % len(self.versions)]
+        self.frames.append(len(json.loads(request.content)["frames"]))
+        return httpx.Response(200, json=pose_json(self.frames[-1]) | {"version": version})
+
+
+@pytest.fixture
+def answering() -> Answering:
+    return Answering()
 
 
 @pytest.fixture

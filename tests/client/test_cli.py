@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from emamba.tasks.mars import feature_map
-from emamba_client import JOINTS, Client, __version__, sample_frames
+from emamba_client import JOINTS, Client, __version__, batches, sample_frames
 from emamba_client.cli import World, app
 from emamba_client.render import Replay
 from emamba_client.replay import Summary, replay
@@ -111,6 +111,66 @@ def test_pose_of_many_frames(run: Run, tmp_path: Path) -> None:
     assert len(json.loads(run("pose", str(tmp_path / "a.npy"), "--json").stdout)["poses"]) == 3
 
 
+def test_pose_splits_many_frames_into_requests(run: Run, tmp_path: Path, answering: Any) -> None:
+    np.save(tmp_path / "a.npy", np.ones((600, 8, 8, 5), np.float32))
+    result = run("pose", str(tmp_path / "a.npy"), "--json", network=answering.transport)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert answering.frames == [256, 256, 88]
+    document = json.loads(result.stdout)
+    assert set(document) == {"model", "version", "engine", "poses", "timing_us"}
+    heads_x_m = [pose["joints"][3]["x_m"] for pose in document["poses"]]
+    assert heads_x_m == [*range(256), *range(256), *range(88)]
+    assert document["timing_us"] == {
+        "parse": 3,
+        "encode": 6,
+        "engine": 9,
+        "decode": 12,
+        "total": 31.5,
+    }
+    lines = run("pose", str(tmp_path / "a.npy"), network=answering.transport).stdout.splitlines()
+    assert lines[0] == "model mars 1 on mirror, 32 us in the service"
+    assert [line for line in lines if line.startswith("frame")][-1] == "frame 600 of 600"
+
+
+def test_frames_of_several_requests_have_the_poses_of_one(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [frame.points for frame in sample_frames()[:5]]
+    monkeypatch.setattr(batches, "FRAMES_PER_REQUEST", 2)
+    assert batches.ask_in_batches(client, frames).poses == client.poses(frames).poses
+
+
+def test_frames_of_two_models_are_refused(run: Run, tmp_path: Path, answering: Any) -> None:
+    answering.versions = ["1", "2"]
+    np.save(tmp_path / "a.npy", np.ones((300, 8, 8, 5), np.float32))
+    result = run("pose", str(tmp_path / "a.npy"), network=answering.transport)
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        1,
+        "",
+        "error: all frames must be answered by one model, but it changed between two requests; "
+        "ask again\n",
+    )
+
+
+def test_no_frames_are_for_the_service_to_judge(run: Run) -> None:
+    result = run("pose", "-", stdin=b'{"frames": []}')
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: the service answered 422 Request object is wrong: "
+        "frames must be an array of at least 1 frame, but is an empty one\n"
+    )
+
+
+def test_body_that_is_too_large_is_told_with_one_advice(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([np.full((64, 5), 1 / 3).tolist()] * 50))
+    result = run("pose", str(tmp_path / "a.json"))
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "error: the service answered 413 Body too large: the body must be at most 200000 bytes; "
+        "send fewer frames per request\n",
+    )
+
+
 def test_models_are_listed(run: Run) -> None:
     result = run("models")
     lines = result.stdout.splitlines()
@@ -119,9 +179,11 @@ def test_models_are_listed(run: Run) -> None:
         "version",
         "engine",
         "parameters",
-        "int8",
+        "INT8",
+        "parameter",
         "bytes",
         "package",
+        "SHA-256",
     ]
     assert [line.split()[:3] for line in lines[1:]] == [["mars", v, "mirror"] for v in "12"]
     assert fits(result.stdout)
@@ -258,7 +320,11 @@ def test_unreachable_service(run: Run, points_file: str) -> None:
         ),
         (
             httpx.Response(413, json={"title": "Body too large"}),
-            "error: the service answered 413 Body too large; send fewer frames\n",
+            "error: the service answered 413 Body too large; send fewer frames or points\n",
+        ),
+        (
+            httpx.Response(503, json={"title": "Busy", "detail": "66 taken; try again after 1 s"}),
+            "error: the service answered 503 Busy: 66 taken; try again after 1 s\n",
         ),
         (
             httpx.Response(200, text="<html>"),

@@ -222,7 +222,22 @@ def test_csv(tmp_path: Path, header: str, start: str) -> None:
         ),
         (
             "frame,x,y,z\n1,2,3,4,5\n",
-            "FILE: line 1 must hold numbers (could not convert string to float: 'frame')",
+            "FILE: the CSV's columns must be x,y,z,doppler,intensity in this order, but its "
+            "header is frame,x,y,z",
+        ),
+        (
+            "y,x,z,doppler,intensity\n",
+            "FILE: the CSV's columns must be x,y,z,doppler,intensity in this order, but its "
+            "header is y,x,z,doppler,intensity",
+        ),
+        (
+            "a" * 100 + "\n",
+            "FILE: the CSV's columns must be x,y,z,doppler,intensity in this order, but its "
+            f"header is {'a' * 64}…",
+        ),
+        (
+            "one,2,3,4,5\n",
+            "FILE: line 1 must hold numbers (could not convert string to float: 'one')",
         ),
     ],
 )
@@ -245,5 +260,9 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
     assert refused(tmp_path / "a.txt") == (
         "FILE must be one of .npy, .npz, .json, .csv, or - for JSON on stdin"
     )
-    (tmp_path / "d.npy").mkdir()
-    assert refused(tmp_path / "d.npy").startswith("FILE cannot be read (")
+
+
+@pytest.mark.parametrize("name", ["d", "d.npy", "d.npz", "d.json", "d.csv"])
+def test_folders(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert refused(tmp_path / name) == "FILE must be a file, but is a folder; name a file in it"

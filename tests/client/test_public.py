@@ -23,7 +23,7 @@ def test_exports_are_sorted_and_exist() -> None:
 
 def test_exports_are_the_whole_face() -> None:
     modules = {"client", "errors", "results", "retry", "samples"}
-    loaded = {"cli", "inputs", "render", "replay", "annotations"}
+    loaded = {"batches", "cli", "inputs", "render", "replay", "annotations"}
     public = {name for name in vars(emamba_client) if not name.startswith("_")}
     assert public - modules - loaded == set(emamba_client.__all__) - {"__version__"}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import httpx
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from emamba_client import AsyncClient, Client, InvalidInput
+from emamba_client import AsyncClient, Client, ClientClosed, InvalidInput
 from emamba_client._wire import pose_call, poses_call
 
 FINITE = {"allow_nan": False, "allow_infinity": False}
@@ -104,7 +107,32 @@ def never(_: httpx.Request) -> httpx.Response:
         ("pose", [[1, 2], [3]], "points must be a rectangular array of numbers"),
         ("pose", [["a"] * 5], "points must hold real numbers, not <U1"),
         ("pose", [[1j] * 5], "points must hold real numbers, not complex128"),
-        ("pose", [[None] * 5], "points must hold real numbers, not object"),
+        (
+            "pose",
+            [[0, 0, 0, 0, None]],
+            "points must hold real numbers, but one is of type NoneType",
+        ),
+        (
+            "pose",
+            np.array([[1, 2, 3, 4, "5"]], dtype=object),
+            "points must hold real numbers, but one is of type str",
+        ),
+        (
+            "pose",
+            np.array([[1, 2, 3, 4, True]], dtype=object),
+            "points must hold real numbers, but one is of type bool",
+        ),
+        (
+            "pose",
+            np.array([[1, 2], [3]], dtype=object),
+            "points must hold real numbers, but one is of type list",
+        ),
+        ("pose", [[0, 0, 0, 0, 10**400]], "points must hold numbers that a double can hold"),
+        (
+            "pose",
+            np.array([[1, 2, 3, 4, Decimal("inf")]]),
+            "points must hold finite numbers, not NaN or infinity",
+        ),
         ("pose", [[True] * 5], "points must hold real numbers, not bool"),
         (
             "poses",
@@ -122,6 +150,55 @@ def test_what_cannot_be_sent(ask: Any, method: str, value: Any, sentence: str) -
     with pytest.raises(InvalidInput) as caught:
         ask(never, method, value)
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        np.array([[0.5, 1, 2, 3, 4]], dtype=object),
+        np.array([[np.float32(0.5), np.int8(1), 2, Decimal(3), Fraction(8, 2)]], dtype=object),
+    ],
+)
+def test_objects_that_are_numbers_are_sent_as_such(numbers: np.ndarray) -> None:
+    body = json.loads(pose_call("points", numbers, None, None).body or b"")
+    assert body == {"points": [[0.5, 1.0, 2.0, 3.0, 4.0]]}
+
+
+@pytest.mark.parametrize("method", ["pose", "pose_features", "poses", "models", "ready"])
+def test_closed_clients_say_so(method: str) -> None:
+    sentence = "the client must be open to be asked, but is closed; make a new one"
+    features = np.zeros((8, 8, 5))
+    arguments = {"pose": [[[0] * 5]], "pose_features": [features], "poses": [[features]]}
+
+    async def ask_closed() -> None:
+        client = AsyncClient(transport=httpx.MockTransport(never))
+        await client.close()
+        await getattr(client, method)(*arguments.get(method, []))
+
+    client = Client(transport=httpx.MockTransport(never))
+    client.close()
+    with pytest.raises(ClientClosed) as blocking:
+        getattr(client, method)(*arguments.get(method, []))
+    with pytest.raises(ClientClosed) as awaited:
+        asyncio.run(ask_closed())
+    assert (str(blocking.value), str(awaited.value)) == (sentence, sentence)
+
+
+@pytest.mark.parametrize("name", ["connect_timeout_s", "read_timeout_s"])
+@pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf"), None, "5"])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_time_outs_that_are_none(kind: Any, value: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=r"_timeout_s must be") as caught:
+        kind(**{name: value})
+    assert str(caught.value) == f"{name} must be a finite number of seconds > 0, but is {value!r}"
+
+
+@pytest.mark.parametrize("name", ["model", "version"])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_names_that_are_none(kind: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=r"must be a string") as caught:
+        kind(**{name: 1})
+    assert str(caught.value) == f'{name} must be a string such as "1" or None, but is 1'
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MARS_TEST = REPOSITORY.parent / "shared" / "data" / "mars_test.npz"
 SAMPLE = files("emamba_client.samples") / "mars_sample.npz"
 
+THERE = (
+    "it has subject 1 with movements 1, 5, 9; subject 2 with movements 2, 6, 10; "
+    "subject 3 with movements 3, 7; subject 4 with movements 4, 8"
+)
+
 
 def test_sample_is_the_checked_in_file() -> None:
     data = SAMPLE.read_bytes()
@@ -64,10 +69,16 @@ def test_frames_are_chosen_by_subject_and_movement() -> None:
     assert len(sample_frames(subject=1, movement=5)) == 24
     with pytest.raises(ValueError, match="has no frames") as caught:
         sample_frames(subject=4, movement=1)
-    assert str(caught.value) == (
-        "the sample has no frames of subject 4 and movement 1; it has (subject/movement) "
-        "1/1, 1/5, 1/9, 2/2, 2/6, 2/10, 3/3, 3/7, 4/4, 4/8"
-    )
+    assert str(caught.value) == ("the sample has no frames of subject 4 and movement 1; " + THERE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"), [({"subject": 9}, "subject 9"), ({"movement": 0}, "movement 0")]
+)
+def test_what_the_sample_lacks_is_named_with_what_it_has(asked: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match="has no frames") as caught:
+        sample_frames(**asked)
+    assert str(caught.value) == f"the sample has no frames of {words}; {THERE}"
 
 
 @pytest.mark.skipif(not MARS_TEST.exists(), reason=f"needs {MARS_TEST}")

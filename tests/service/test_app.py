@@ -106,6 +106,31 @@ def test_index_links_answer(service):
         assert service.get(link).status_code == (405 if name == "pose" else 200)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/",
+            "/health/live",
+            "/health/ready",
+            "/v1/models",
+            "/v1/models/mars",
+            "/v1/models/venus",
+        ),
+        *("/metrics", "/openapi.json", "/nope"),
+    ],
+)
+def test_head_is_get_without_the_body(service, path):
+    get, head = service.get(path), service.request("HEAD", path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_head_of_a_post_route_is_refused(service):
+    answer = service.request("HEAD", "/v1/pose")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 def test_ready_only_between_start_and_drain(settings, points):
     app = create_app(settings())
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
@@ -256,6 +281,18 @@ def test_metrics_count_requests_frames_stages_and_errors(calling, settings, poin
     assert [name for name in sorted(names) if f"`{name}" not in docs] == []
 
 
+def test_times_up_to_the_default_time_outs_have_a_bucket(service, points):
+    service.pose({"points": points})
+    for histogram, labels in (
+        ("request", {"route": "/v1/pose", "status": "200"}),
+        ("stage", {"stage": "engine"}),
+    ):
+        for edge in ("5e-05", "1.0", "2.0", "5.0", "10.0"):
+            name = f"emamba_{histogram}_duration_seconds_bucket"
+            assert service.sample(name, le=edge, **labels) is not None
+    assert Settings.model_construct().request_timeout_s == 10
+
+
 def test_slow_body_is_refused(calling, settings):
     async def slowly():
         yield b'{"points": '
@@ -311,3 +348,28 @@ def test_openapi_refers_only_to_schemas_it_holds(service):
     used = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
     assert used <= set(schemas)
     assert "HTTPValidationError" not in text
+
+
+def test_openapi_says_what_may_be_sent_and_what_comes(calling, settings):
+    with calling(create_app(settings())) as service:
+        document = service.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for name in ("PointsRequest", "PointsFrame"):
+        assert schemas[name]["properties"]["points"]["maxItems"] == 300
+    assert schemas["FramesRequest"]["properties"]["frames"]["maxItems"] == 8
+    assert document["info"]["license"] == {
+        "name": "Apache License 2.0",
+        "identifier": "Apache-2.0",
+    }
+    assert schemas["Joint"]["properties"]["x_m"]["title"] == "x_m"
+    for methods in document["paths"].values():
+        assert len(methods) == 1
+        for operation in methods.values():
+            assert {"405", "408"} <= operation["responses"].keys()
+
+
+def test_openapi_explains_every_size_of_a_network(service):
+    schemas = service.get("/openapi.json").json()["components"]["schemas"]
+    explained = schemas["NetworkConfig"]["properties"]
+    assert list(explained) == list(service.get("/v1/models/mars").json()["config"])
+    assert all(size["description"] for size in explained.values())

@@ -53,7 +53,9 @@ async def _too_much() -> Any:
 
 KEYS = "points, features, frames, model, version"
 ONE_OF = "points, features, frames"
-FINITE = "frame 0: points must be finite numbers, but hold NaN or infinity"
+FAR = "must lie within 100 m and 100 m/s, intensity within 1e6, but hold "
+UNITS = "; are the units metres and m/s?"
+LONG = "/v1/" + "x" * 60 + "…"
 AT = "the body must be JSON, but the parser stops at line 1 column "
 DEEP = b'{"points": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 TOO_LARGE = "the body must be at most 200000 bytes; send fewer frames per request"
@@ -156,8 +158,15 @@ BAD = {
         "frame 0: points[0] must be 5 numbers, but holds an array at position 0",
         points([[0], 1, 0, 0, 1]),
     ),
-    "beyond float32": invalid(FINITE, points([1e39, 0, 0, 0, 0])),
-    "long integer": invalid(FINITE, points([10**200, 0, 0, 0, 0])),
+    "millimetres": invalid(
+        f"frame 0: points {FAR}1900{UNITS}", points(POINT, [100.0, 1900.0, 300.0, 0.0, 30.0])
+    ),
+    "Doppler in mm/s": invalid(f"frame 0: points {FAR}-180{UNITS}", points([0, 1.9, 0, -180, 30])),
+    "intensity beyond a million": invalid(
+        f"frame 0: points {FAR}2e+06{UNITS}", points([0, 1.9, 0, 0, 2e6])
+    ),
+    "beyond float32": invalid(f"frame 0: points {FAR}1e+39{UNITS}", points([1e39, 0, 0, 0, 0])),
+    "long integer": invalid(f"frame 0: points {FAR}1e+200{UNITS}", points([10**200, 0, 0, 0, 0])),
     "negative intensity": invalid(
         "frame 0: points must have intensity >= 0, but hold a negative one",
         points([0, 1, 0, 0, -1]),
@@ -185,9 +194,12 @@ BAD = {
         "frame 0: features[0] must be an array, but is a number", {"features": [0.0] * 8}
     ),
     "features beyond float32": invalid(
-        "frame 1: features must be finite numbers, but hold NaN or infinity",
-        {"frames": [points(POINT), {"features": [[[-1e300] * 5] * 8] * 8}]},
+        f"frame 1: features {FAR}-1e+300{UNITS}",
+        {"frames": [points(POINT), {"features": [[[-1e300] * 4 + [1]] * 8] * 8}]},
         frame=1,
+    ),
+    "features in millimetres": invalid(
+        f"frame 0: features {FAR}1900{UNITS}", {"features": [[[0, 1900, 0, 0, 30]] * 8] * 8}
     ),
     "features negative intensity": invalid(
         "frame 0: features must have intensity >= 0, but hold a negative one",
@@ -232,13 +244,48 @@ BAD = {
     "trailing slash": Bad(
         404, "not-found", "there is no route /v1/pose/; GET / lists the routes", path="/v1/pose/"
     ),
+    "long path": Bad(
+        404,
+        "not-found",
+        f"there is no route {LONG}; GET / lists the routes",
+        path="/v1/" + "x" * 9000,
+    ),
+    "long model": Bad(
+        404,
+        "unknown-model",
+        f"model must be one of mars, but is '{'v' * 64}…'",
+        points(POINT) | {"model": "v" * 9000},
+    ),
+    "long model's page": Bad(
+        404,
+        "unknown-model",
+        f"model must be one of mars, but is '{'v' * 64}…'",
+        method="GET",
+        path="/v1/models/" + "v" * 9000,
+    ),
+    "long version": Bad(
+        404,
+        "unknown-version",
+        f"version of mars must be one of 9, 10, but is '{'1' * 64}…'",
+        points(POINT) | {"version": "1" * 65},
+    ),
+    "long key": request(
+        f"the body's keys must be among {KEYS}, but one is '{'k' * 64}…'", {"k" * 9000: 1}
+    ),
+    "long content type": Bad(
+        415,
+        "unsupported-media-type",
+        f"{MEDIA}'{'t' * 64}…'",
+        content=b"{}",
+        headers={"content-type": "t" * 9000},
+    ),
     "wrong method": Bad(
         405, "method-not-allowed", "/v1/pose must be called with POST, not GET", method="GET"
     ),
     "wrong method on metrics": Bad(
         405,
         "method-not-allowed",
-        "/metrics must be called with GET, not DELETE",
+        "/metrics must be called with GET or HEAD, not DELETE",
         method="DELETE",
         path="/metrics",
     ),
@@ -303,8 +350,10 @@ def test_bad_request_gives_its_problem_and_the_service_goes_on(service, bad):
     assert service.pose(points(POINT)).status_code == 200
 
 
-def test_wrong_method_names_the_right_one(service):
+def test_wrong_method_names_the_right_ones(service):
     assert service.get("/v1/pose").headers["allow"] == "POST"
+    for path in ("/", "/metrics", "/v1/models/mars", "/openapi.json"):
+        assert service.request("DELETE", path).headers["allow"] == "GET, HEAD"
 
 
 JSON = st.recursive(

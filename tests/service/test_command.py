@@ -69,7 +69,7 @@ def test_wrong_setting_is_named_with_its_reason():
     with pytest.raises(SettingsError) as wrong:
         load_settings({"threads": "0"})
     assert str(wrong.value) == (
-        "--threads (EMAMBA_THREADS): input should be greater than or equal to 1, but it is '0'"
+        "--threads (EMAMBA_THREADS): must be an integer in 1..256, but is '0'"
     )
 
 
@@ -79,20 +79,47 @@ def test_wrong_setting_is_named_with_its_reason():
         (
             ["--port", "http"],
             {},
-            "--port (EMAMBA_PORT): input should be a valid integer, unable to parse string as an "
-            "integer, but it is 'http'",
+            "--port (EMAMBA_PORT): must be an integer in 0..65535, but is 'http'",
+        ),
+        (
+            [],
+            {"EMAMBA_PORT": "70000"},
+            "--port (EMAMBA_PORT): must be an integer in 0..65535, but is '70000'",
+        ),
+        (
+            ["--max-points", "0"],
+            {},
+            "--max-points (EMAMBA_MAX_POINTS): must be an integer >= 1, but is '0'",
+        ),
+        (
+            ["--host", ""],
+            {},
+            "--host (EMAMBA_HOST): must be text of at least 1 character, but is ''",
+        ),
+        (
+            ["--read-timeout-s", "nan"],
+            {},
+            "--read-timeout-s (EMAMBA_READ_TIMEOUT_S): must be a finite number > 0 and <= 3600, "
+            "but is 'nan'",
+        ),
+        (
+            ["--request-timeout-s", "inf", "--threads", "x"],
+            {},
+            "--threads (EMAMBA_THREADS): must be an integer in 1..256, but is 'x'; "
+            "--request-timeout-s (EMAMBA_REQUEST_TIMEOUT_S): must be a finite number > 0 and "
+            "<= 3600, but is 'inf'",
         ),
         (
             [],
             {"EMAMBA_READ_TIMEOUT_S": "-1"},
-            "--read-timeout-s (EMAMBA_READ_TIMEOUT_S): input should be greater than 0, "
-            "but it is '-1'",
+            "--read-timeout-s (EMAMBA_READ_TIMEOUT_S): must be a finite number > 0 and <= 3600, "
+            "but is '-1'",
         ),
         (
             ["--log-level", "loud"],
             {},
-            "--log-level (EMAMBA_LOG_LEVEL): input should be 'critical', 'error', 'warning', "
-            "'info' or 'debug', but it is 'loud'",
+            "--log-level (EMAMBA_LOG_LEVEL): must be one of critical, error, warning, info, debug, "
+            "but is 'loud'",
         ),
     ],
 )
@@ -129,12 +156,28 @@ def test_start_with_a_damaged_package_fails(tmp_path, new_package):
     assert result.stderr.count("\n") == 1
 
 
-def test_start_with_a_package_twice_fails(tmp_path, new_package):
-    first = new_package(tmp_path, "1")
-    copy = tmp_path / "mars" / "2"
-    first.rename(copy)
-    new_package(tmp_path, "1")
-    fails(f"{copy}: says it is mars 1, as another folder does", "--models", str(tmp_path))
+@pytest.mark.parametrize("folder", ["mars/2", "venus/1"])
+def test_start_with_a_package_in_anothers_folder_fails(tmp_path, new_package, folder):
+    other = tmp_path / folder
+    other.parent.mkdir(exist_ok=True)
+    new_package(tmp_path, "1").rename(tmp_path / "moved")
+    (tmp_path / "mars").mkdir(exist_ok=True)
+    (tmp_path / "moved").rename(other)
+    fails(
+        f"{other}: must hold {folder.replace('/', ' ')}, but its model.json says mars 1; "
+        "move the package to mars/1",
+        *("--models", str(tmp_path)),
+    )
+
+
+def test_start_without_the_folder_of_packages_fails(tmp_path):
+    (tmp_path / "file").touch()
+    for name, came in (("nonexistent", "does not exist"), ("file", "is not one")):
+        fails(
+            f"{tmp_path / name}: must be a folder of packages, but {came}; "
+            "name it with --models or EMAMBA_MODELS",
+            *("--models", str(tmp_path / name)),
+        )
 
 
 def test_start_without_the_default_model_fails(models_dir):
@@ -161,11 +204,12 @@ def test_start_on_a_taken_port_fails(models_dir):
         )
 
 
-def test_start_on_an_unknown_host_fails(models_dir):
-    result = run("--models", str(models_dir), "--host", "no.such.host.invalid")
-    assert result.exit_code == 1
-    assert result.stderr.startswith(
-        "emamba-service: cannot listen on no.such.host.invalid port 8000: "
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "two..dots", "1.2.3.4.5", "not::v6"])
+def test_start_on_an_unknown_host_fails(models_dir, host):
+    fails(
+        f"cannot listen on {host} port 8000: there is no such host; "
+        "give an address of this machine, such as 127.0.0.1",
+        *("--models", str(models_dir), "--host", host),
     )
 
 

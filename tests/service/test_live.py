@@ -114,6 +114,22 @@ def test_greeting_says_where_what_and_how(live):
     assert len(answer.json()["poses"][0]["joints"]) == 19
 
 
+def test_metrics_tell_no_times_of_creation(live, points):
+    httpx.post(f"{live.url}/v1/pose", json={"points": points})
+    text = httpx.get(f"{live.url}/metrics").text
+    assert "emamba_frames_total{" in text
+    assert "_created" not in text
+
+
+def test_head_is_answered_without_a_body(live):
+    with live.connect() as connection:
+        connection.sendall(b"HEAD /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"content-length: 13\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
 def test_garbage_is_not_http(live):
     status, problem = live.exchange(bytes(range(256)))
     assert (status, problem["type"]) == (400, "/problems/invalid-http")

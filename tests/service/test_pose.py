@@ -62,6 +62,10 @@ def test_whole_numbers_and_more_than_64_points_are_read(service):
     assert service.pose({"points": crowd}).json()["poses"] == strongest
 
 
+def test_map_of_zeros_is_taken_as_it_is(service):
+    assert len(service.pose({"features": np.zeros((8, 8, 5)).tolist()}).json()["poses"]) == 1
+
+
 def test_json_with_a_charset_or_other_case_is_accepted(service, points):
     for content_type in ("application/json; charset=utf-8", "Application/JSON"):
         body = b'{"points": [[0, 1, 2, 0, 4]]}'

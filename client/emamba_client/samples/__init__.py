@@ -39,13 +39,23 @@ def sample_frames(
         if subject in (None, frame.subject) and movement in (None, frame.movement)
     )
     if not chosen:
-        runs = sorted({(frame.subject, frame.movement) for frame in frames})
-        there = ", ".join(f"{s}/{m}" for s, m in runs)
-        raise ValueError(
-            f"the sample has no frames of subject {subject or 'any'} and movement "
-            f"{movement or 'any'}; it has (subject/movement) {there}"
-        )
+        raise ValueError(_nothing_left(frames, subject, movement))
     return chosen
+
+
+def _nothing_left(frames: list[SampleFrame], subject: int | None, movement: int | None) -> str:
+    asked = {"subject": subject, "movement": movement}
+    wanted = " and ".join(
+        f"{name} {number}" for name, number in asked.items() if number is not None
+    )
+    movements: dict[int, set[int]] = {}
+    for frame in frames:
+        movements.setdefault(frame.subject, set()).add(frame.movement)
+    there = "; ".join(
+        f"subject {who} with movements {', '.join(map(str, sorted(movements[who])))}"
+        for who in sorted(movements)
+    )
+    return f"the sample has no frames of {wanted}; it has {there}"
 
 
 def _load() -> list[SampleFrame]:
