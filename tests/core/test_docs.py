@@ -1,0 +1,66 @@
+"""Documentation that cannot rot quietly: links, commands, and the numbers it repeats."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from emamba.commands import app
+from emamba.fixed.model import ACTIVATION_WIDTHS, BLOCK_WIDTHS
+from emamba.package import find_packages, load_package
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    page
+    for folder in ("", "docs", "docs/decisions", "hls", "overlays", "client/emamba_client/samples")
+    for page in (ROOT / folder).glob("*.md")
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist(page: Path) -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = page.read_text()
+    assert set(re.findall(r"bin/emamba ([a-z]+)", text)) <= commands
+    assert set(re.findall(r"`emamba ([a-z]+)", text)) <= commands
+    assert set(re.findall(r"^    make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+def test_every_format_has_its_width_in_the_numbers_page() -> None:
+    table = (ROOT / "docs" / "numbers.md").read_text().split("## Three operations")[0]
+    stated = {}
+    for row in re.findall(r"^\| (.+?) \| (\d+)", table, re.MULTILINE):
+        stated |= {name: int(row[1]) for name in re.findall(r"`([^`]+)`", row[0])}
+    assert stated == ACTIVATION_WIDTHS | BLOCK_WIDTHS
+
+
+def test_readme_repeats_the_packages_accuracy() -> None:
+    package = load_package(find_packages(ROOT / "models")[-1])
+    readme = (ROOT / "README.md").read_text()
+    for engine, label in (("float", "float, PyTorch"), ("mirror", "integers, mirror")):
+        row = re.search(rf"\| {label} \| .*? \| ([\d.]+) \| ([\d.]+) \|", readme)
+        assert row is not None, label
+        # Tolerance: two decimals here, four in the package.
+        for text, key in zip(row.groups(), ("mae_cm", "rmse_cm"), strict=True):
+            assert abs(float(text) - package.accuracy[engine][key]) <= 0.0051, (label, key)
+    assert f"| {package.model.n_parameters:,} (" in readme
+
+
+def test_the_run_record_is_the_shipped_packages() -> None:
+    package = load_package(find_packages(ROOT / "models")[-1])
+    name = f"{package.name}-{package.version}.json"
+    record = json.loads((ROOT / "docs" / "results" / name).read_text())
+    assert record["test"]["mirror"] == package.accuracy["mirror"]
+    assert record["git_revision"] == package.provenance["git_revision"]
