@@ -1,6 +1,6 @@
 """The integer pipeline once more, one number at a time in Python integers.
 
-Written from docs/numbers.md, not from the mirror: unbounded integers, no NumPy arithmetic, no
+A second implementation of docs/numbers.md: unbounded integers, no NumPy arithmetic, no
 vectorisation. Slow; for small configs.
 """
 
