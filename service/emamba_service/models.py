@@ -34,7 +34,7 @@ class LoadedModel:
             "engine": self.engine.info.name,
             "package_sha256": package.sha256,
             "config": model.config.to_json(),
-            "parameters": sum(tensor.size for tensor in model.tensors.values()),
+            "parameters": model.n_parameters,
             "int8_bytes": model.int8_bytes,
             "task": {
                 "kind": task["kind"],

@@ -30,6 +30,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "Package",
     "PackageError",
+    "decode",
+    "encode",
     "find_packages",
     "load_package",
     "new_folder",
@@ -81,12 +83,25 @@ class Package:
 
     def encode(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
         """The task's checked inputs, normalised and quantised: what an engine takes."""
-        normalised = self.task.encode(inputs)
-        return quantise(normalised, self.model.formats["input"]).astype(np.int8)
+        return encode(self.model, self.task, inputs)
 
     def decode(self, outputs: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
         """An engine's output integers as the task's answer."""
-        return self.task.decode(dequantise(outputs, self.model.formats["output"]))
+        return decode(self.model, self.task, outputs)
+
+
+def encode(
+    model: IntegerModel, task: Task, inputs: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int8]:
+    """`Package.encode` of a model that is not packaged yet."""
+    return quantise(task.encode(inputs), model.formats["input"]).astype(np.int8)
+
+
+def decode(
+    model: IntegerModel, task: Task, outputs: npt.NDArray[np.int16]
+) -> npt.NDArray[np.float64]:
+    """`Package.decode` of a model that is not packaged yet."""
+    return task.decode(dequantise(outputs, model.formats["output"]))
 
 
 def find_packages(root: Path) -> list[Path]:

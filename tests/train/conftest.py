@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from emamba.config import Fixed
-from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear
-from emamba.quantise import ObservingNumerics, calibrate
+from emamba.model import EXP, SILU, EMamba, PiecewiseLinear
+from emamba.quantise import calibrate, observe
 from random_models import MARS_CONFIG
 
 
@@ -28,11 +28,7 @@ def maps() -> torch.Tensor:
 def approximated(maps: torch.Tensor) -> EMamba:
     """A network as training leaves it: tables fitted to its own arguments."""
     network = EMamba(MARS_CONFIG)
-    observer = ObservingNumerics()
-    network.set_numerics(observer)
-    with torch.no_grad():
-        network(maps)
-    network.set_numerics(FloatNumerics())
+    observer = observe(network, maps)
     for name, spec, stage in (("silu", SILU, "gate"), ("exp", EXP, "dA")):
         table = PiecewiseLinear(spec)
         table.fit(observer.samples(f"blocks.0.{stage}.argument").numpy().astype(np.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,9 @@ class Trace:
     `blocks.<i>.out_proj`.
     """
 
-    stages: dict[str, Ints] = field(default_factory=dict)
-    saturated: dict[str, int] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, Ints]
+    saturated: dict[str, int]
+    seen: dict[str, int]
 
 
 class Mirror:

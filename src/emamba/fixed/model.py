@@ -20,6 +20,7 @@ __all__ = [
     "IntegerModel",
     "ModelError",
     "activation_widths",
+    "added_operands",
     "block_names",
     "tensor_shapes",
 ]
@@ -100,6 +101,23 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
+def added_operands(config: ModelConfig, formats: Mapping[str, Fixed]) -> Iterator[tuple[str, int]]:
+    """Each operand that is shifted left into an accumulator, and that accumulator's fraction."""
+
+    def frac(*names: str) -> int:
+        return sum(formats[name].frac for name in names)
+
+    yield "patch_embed.bias", frac("input", "patch_embed.weight")
+    for at in block_names(config):
+        yield at + "norm.beta", UNIT_FRAC + frac(at + "norm.gamma")
+        yield at + "conv1d.bias", frac(at + "x", at + "conv1d.weight")
+        yield at + "dt_proj.bias", frac(at + "dt", at + "dt_proj.weight")
+        yield at + "D", frac(at + "C", at + "h_wide") - frac(at + "u")
+        yield "residual", frac(at + "g", at + "out_proj.weight")
+    yield "head.fc1.bias", frac("head.input", "head.fc1.weight")
+    yield "head.fc2.bias", frac("head.hidden", "head.fc2.weight")
+
+
 @dataclass(frozen=True)
 class IntegerModel:
     """Everything the integer pipeline needs; raises `ModelError` unless it is consistent.
@@ -157,25 +175,13 @@ class IntegerModel:
                 )
         for prefix in block_names(self.config):
             self._check_state_formats(prefix)
-        for narrow, frac in self._alignments():
-            if frac < 0:
+        for operand, acc_frac in added_operands(self.config, self.formats):
+            more = self.formats[operand].frac - acc_frac
+            if more > 0:
                 raise ModelError(
-                    f"{narrow} must not have more fractional bits than the accumulator it is "
-                    f"added to, but has {-frac} more"
+                    f"{operand} must not have more fractional bits than the accumulator it is "
+                    f"added to, but has {more} more"
                 )
-
-    def _alignments(self) -> Iterator[tuple[str, int]]:
-        """Each operand that is shifted left into an accumulator, and by how much."""
-        f = {name: fmt.frac for name, fmt in self.formats.items()}
-        yield "patch_embed.bias", f["input"] + f["patch_embed.weight"] - f["patch_embed.bias"]
-        for p in block_names(self.config):
-            yield p + "norm.beta", UNIT_FRAC + f[p + "norm.gamma"] - f[p + "norm.beta"]
-            yield p + "conv1d.bias", f[p + "x"] + f[p + "conv1d.weight"] - f[p + "conv1d.bias"]
-            yield p + "dt_proj.bias", f[p + "dt"] + f[p + "dt_proj.weight"] - f[p + "dt_proj.bias"]
-            yield p + "D", f[p + "C"] + f[p + "h_wide"] - f[p + "D"] - f[p + "u"]
-            yield "residual", f[p + "g"] + f[p + "out_proj.weight"] - f["residual"]
-        for layer, x in (("head.fc1", "head.input"), ("head.fc2", "head.hidden")):
-            yield f"{layer}.bias", f[x] + f[f"{layer}.weight"] - f[f"{layer}.bias"]
 
     def _check_state_formats(self, prefix: str) -> None:
         frac = {name: self.formats[prefix + name].frac for name in BLOCK_WIDTHS}

@@ -57,7 +57,7 @@ class IntegerTable:
             if values.size and int(np.abs(values.astype(np.int64)).max()) > top:
                 raise ValueError(f"every {what} must fit {width} signed bits")
 
-    def evaluate(self, x: Ints) -> Ints:
+    def evaluate(self, x: Ints) -> npt.NDArray[np.int32]:
         """The value at each `x`, int32 in `y_format`: compare, multiply, add, round, limit."""
         row = np.searchsorted(self.breakpoints, x, side="right")
         acc = self.slope[row].astype(np.int64) * x + self.intercept[row]
@@ -77,13 +77,14 @@ class IntegerTable:
 
     def __call__(self, x: Ints) -> Ints:
         """`evaluate`, looked up: every argument has been evaluated once beforehand."""
-        out: Ints = self._dense.take(x + self.x_format.max_int)
+        out: Ints = self.dense.take(x + self.x_format.max_int)
         return out
 
     @cached_property
-    def _dense(self) -> npt.NDArray[np.int32]:
+    def dense(self) -> npt.NDArray[np.int32]:
+        """The value at every argument of `x_format`, from the smallest up."""
         top = self.x_format.max_int
-        return self.evaluate(np.arange(-top, top + 1)).astype(np.int32)
+        return self.evaluate(np.arange(-top, top + 1))
 
 
 def derive_table(

@@ -8,15 +8,15 @@ from torch import Tensor
 from emamba.config import Fixed, ModelConfig
 from emamba.fixed.model import (
     STATE_SHIFT,
-    UNIT_FRAC,
     activation_widths,
+    added_operands,
     block_names,
 )
 from emamba.model import EMamba, FloatNumerics
 from emamba.quantise.convert import parameter_values
 from emamba.quantise.numerics import ObservingNumerics
 
-__all__ = ["best_format", "calibrate"]
+__all__ = ["best_format", "calibrate", "observe"]
 
 # delta * A never exceeds 0 and exp is 0 below -4: Q4.8 covers [-8, 8) finely enough for the 2**-7
 # units of dA. Both are wired, not calibrated.
@@ -42,16 +42,22 @@ def _squared_error(values: Tensor, fmt: Fixed) -> float:
 
 
 @torch.no_grad()
-def calibrate(model: EMamba, maps: Tensor, batch: int = 256) -> dict[str, Fixed]:
-    """Every format of the integer model, from float activations on normalised `maps`.
-
-    Leaves the model with float numerics.
-    """
+def observe(model: EMamba, maps: Tensor, batch: int = 256) -> ObservingNumerics:
+    """Samples of every number the model makes from normalised `maps`; leaves it with floats."""
     observer = ObservingNumerics()
     model.set_numerics(observer)
     for chunk in torch.split(maps, batch):
         model(chunk)
     model.set_numerics(FloatNumerics())
+    return observer
+
+
+def calibrate(model: EMamba, maps: Tensor) -> dict[str, Fixed]:
+    """Every format of the integer model, from float activations on normalised `maps`.
+
+    Leaves the model with float numerics.
+    """
+    observer = observe(model, maps)
     formats = {name: best_format(value, 8) for name, value in parameter_values(model).items()}
     for name, width in activation_widths(model.config).items():
         kind = name.rpartition(".")[2]
@@ -62,23 +68,10 @@ def calibrate(model: EMamba, maps: Tensor, batch: int = 256) -> dict[str, Fixed]
 
 def _align(config: ModelConfig, formats: dict[str, Fixed]) -> dict[str, Fixed]:
     """Tie the state's formats together and keep added operands no finer than accumulators."""
-
-    def cap(name: str, frac: int) -> None:
-        fmt = formats[name]
-        formats[name] = Fixed(fmt.width, min(fmt.frac, frac))
-
-    def frac(*names: str) -> int:
-        return sum(formats[name].frac for name in names)
-
     for at in block_names(config):
         state = Fixed(24, formats[at + "h"].frac + STATE_SHIFT)
         formats |= {at + "h_wide": state, at + "dBu": state}
-        cap(at + "norm.beta", UNIT_FRAC + frac(at + "norm.gamma"))
-        cap(at + "conv1d.bias", frac(at + "x", at + "conv1d.weight"))
-        cap(at + "dt_proj.bias", frac(at + "dt", at + "dt_proj.weight"))
-        cap(at + "D", frac(at + "C", at + "h_wide") - frac(at + "u"))
-        cap("residual", frac(at + "g", at + "out_proj.weight"))
-    cap("patch_embed.bias", frac("input", "patch_embed.weight"))
-    cap("head.fc1.bias", frac("head.input", "head.fc1.weight"))
-    cap("head.fc2.bias", frac("head.hidden", "head.fc2.weight"))
+    for operand, acc_frac in added_operands(config, formats):
+        fmt = formats[operand]
+        formats[operand] = Fixed(fmt.width, min(fmt.frac, acc_frac))
     return formats

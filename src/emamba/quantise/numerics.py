@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from emamba.config import Fixed
 from emamba.fixed import IntegerTable
 from emamba.fixed.model import DIVISOR_WIDTH, UNIT_FRAC
+from emamba.fixed.tables import TABLES
 from emamba.model import FloatNumerics
 
 __all__ = ["FakeQuantNumerics", "ObservingNumerics"]
+
+# From a table's result to its kind and argument.
+_TABLE_OF = {result: (kind, argument) for kind, (argument, result) in TABLES.items()}
 
 
 class ObservingNumerics(FloatNumerics):
@@ -77,11 +81,7 @@ class FakeQuantNumerics:
 
     def __init__(self, formats: Mapping[str, Fixed], tables: Mapping[str, IntegerTable]) -> None:
         self.formats = formats
-        self._dense = {}
-        for name, table in tables.items():
-            top = table.x_format.max_int
-            dense = table.evaluate(torch.arange(-top, top + 1).numpy())
-            self._dense[name] = torch.from_numpy(dense)
+        self._dense = {name: torch.from_numpy(table.dense) for name, table in tables.items()}
 
     def activation(self, name: str, value: Tensor) -> Tensor:
         fmt = self.formats[name]
@@ -111,7 +111,7 @@ class FakeQuantNumerics:
     def table(self, name: str, function: nn.Module, x: Tensor) -> Tensor:
         """`name` is `<block>dA` or `<block>gate`; `x` is already rounded to its own format."""
         block, _, output = name.rpartition(".")
-        kind, argument = {"dA": ("exp", "dt_A"), "gate": ("silu", "z")}[output]
+        kind, argument = _TABLE_OF[output]
         x_format = self.formats[f"{block}.{argument}"]
         row = (x.detach() / x_format.lsb).long() + x_format.max_int
         exact = self._dense[f"{block}.{kind}"][row].to(x.dtype) * self.formats[name].lsb

@@ -1,8 +1,8 @@
 """Approximation-aware search for MARS: every candidate is judged as the integers it would ship as.
 
-A trial picks the network's sizes, trains briefly, puts fitted tables in
-place of SiLU and exp, calibrates, and is scored by the mirror's error on the held-out blocks. So
-a size that only works in float does not win.
+A trial picks the network's sizes, trains briefly, puts fitted tables in place of SiLU and exp,
+calibrates, and is scored by the mirror's error on the held-out blocks. So a size that only works
+in float does not win.
 """
 
 from __future__ import annotations

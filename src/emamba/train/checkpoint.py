@@ -56,9 +56,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         about = json.loads(metadata["emamba"])
         config = ModelConfig.from_json(about["config"])
         network = EMamba(config, about["norm"])
-        for name, spec in (("silu", SILU), ("exp", EXP)):
-            if about["tables"][name] == PiecewiseLinear.__name__:
-                network.tables[name] = PiecewiseLinear(spec)
+        for spec in (SILU, EXP):
+            if about["tables"][spec.name] == PiecewiseLinear.__name__:
+                network.tables[spec.name] = PiecewiseLinear(spec)
         network.load_state_dict(tensors)
         task = task_from_json(about["task"], config)
         provenance = about["provenance"]

@@ -1,6 +1,6 @@
 """The MARS pipeline: teachers, float network, fitted tables, integers, one look at the test split.
 
-Every stage is resumable; `run` skips what a folder already holds.
+Every stage is resumable: a second run in the same folder goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from torch.nn import functional
 
 from emamba.config import Fixed, ModelConfig
 from emamba.data import MarsSplit, read_mars
-from emamba.edges import dequantise, quantise
 from emamba.evaluate import in_batches, pose_errors, pose_report
 from emamba.fixed import IntegerModel, Mirror
+from emamba.fixed.model import block_names
+from emamba.fixed.tables import TABLES
 from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear, count_parameters
-from emamba.package import new_folder, write_package
-from emamba.quantise import FakeQuantNumerics, ObservingNumerics, calibrate, to_integer_model
+from emamba.package import decode, encode, new_folder, write_package
+from emamba.quantise import FakeQuantNumerics, calibrate, observe, to_integer_model
 from emamba.quantise.convert import integer_tables
 from emamba.tasks import PoseTask
 from emamba.train.augment import Augmentation, normalise
@@ -80,7 +81,6 @@ class MarsRun:
     ) -> None:
         self.data, self.recipe, self.folder, self.progress = data, recipe, folder, progress
         self.histories: dict[str, list[dict[str, float]]] = {}
-        self.seconds: dict[str, float] = {}
         self._teachers: list[PointSetTeacher] = []
         self._scale = torch.tensor(data.task.output_scale)
         self._offset = torch.tensor(data.task.output_offset)
@@ -104,20 +104,15 @@ class MarsRun:
 
     def fit_tables(self, network: EMamba) -> None:
         """Put tables fitted to the network's own arguments in place of the exact functions."""
-        observer = ObservingNumerics()
-        network.set_numerics(observer)
-        with torch.no_grad():
-            for maps in torch.split(self.calibration_maps(), 256):
-                network(maps)
-        network.set_numerics(FloatNumerics())
-        for name, spec, stage in (("silu", SILU, "gate"), ("exp", EXP, "dA")):
+        observer = observe(network, self.calibration_maps())
+        for spec in (SILU, EXP):
+            _, result = TABLES[spec.name]
             arguments = [
-                observer.samples(f"blocks.{i}.{stage}.argument")
-                for i in range(self.recipe.config.n_layer)
+                observer.samples(f"{at}{result}.argument") for at in block_names(network.config)
             ]
             table = PiecewiseLinear(spec)
             table.fit(torch.cat(arguments).numpy())
-            network.tables[name] = table
+            network.tables[spec.name] = table
 
     def tune_tables(self, network: EMamba) -> None:
         """Fine-tune network and breakpoints together."""
@@ -148,7 +143,6 @@ class MarsRun:
         job = Fit(stage, network, rows, self._loss, self._held_out_errors)
         seed = self.recipe.seed + sum(stage.encode())
         self.histories[stage] = fit(job, schedule, self.folder, seed, self.progress)
-        self.seconds[stage] = sum(row["seconds"] for row in self.histories[stage])
 
     def _loss(self, network: nn.Module, rows: Tensor) -> Tensor:
         points = self.recipe.augmentation(self.data.points[rows])
@@ -200,9 +194,8 @@ def predict_integers(
     model: IntegerModel, task: PoseTask, features: npt.NDArray[np.float32]
 ) -> Joints:
     """The mirror's joints (n, 19, 3) in metres from checked maps."""
-    batch = quantise(task.encode(features), model.formats["input"]).astype(np.int8)
-    outputs = in_batches(Mirror(model).run, batch)
-    return task.decode(dequantise(outputs, model.formats["output"]))
+    outputs = in_batches(Mirror(model).run, encode(model, task, features))
+    return decode(model, task, outputs)
 
 
 def train_mars(
@@ -229,7 +222,7 @@ def train_mars(
     run.train_teachers()
     network = run.train_float()
     ablation = {"exact": _held_out(network, data)}
-    network.tables["silu"], network.tables["exp"] = PiecewiseLinear(SILU), PiecewiseLinear(EXP)
+    network.tables.update({spec.name: PiecewiseLinear(spec) for spec in (SILU, EXP)})
     ablation["unfitted tables"] = _held_out(network, data)
     run.fit_tables(network)
     ablation["fitted tables"] = _held_out(network, data)
@@ -248,18 +241,17 @@ def train_mars(
     return record
 
 
+def _errors(joints: Joints, split: MarsSplit) -> dict[str, float]:
+    report = pose_report(joints, split)
+    return {key: round(report[key], 4) for key in ("mae_cm", "rmse_cm")}
+
+
 def _held_out(network: EMamba, data: TrainingData) -> dict[str, float]:
-    joints = predict(network, data.task, data.held_out.features)
-    return _overall(pose_report(joints, data.held_out))
+    return _errors(predict(network, data.task, data.held_out.features), data.held_out)
 
 
 def _held_out_integers(model: IntegerModel, data: TrainingData) -> dict[str, float]:
-    joints = predict_integers(model, data.task, data.held_out.features)
-    return _overall(pose_report(joints, data.held_out))
-
-
-def _overall(report: dict[str, Any]) -> dict[str, float]:
-    return {key: round(report[key], 4) for key in ("mae_cm", "rmse_cm")}
+    return _errors(predict_integers(model, data.task, data.held_out.features), data.held_out)
 
 
 def _describe(run: MarsRun, ablation: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -268,18 +260,20 @@ def _describe(run: MarsRun, ablation: dict[str, dict[str, float]]) -> dict[str, 
         "data_sha256": run.data.sha256,
         "data_origin": run.data.origin,
         "environment": environment(),
-        "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
+        "seconds": {
+            stage: round(sum(row["seconds"] for row in history), 1)
+            for stage, history in run.histories.items()
+        },
         "held_out": ablation,
         "histories": run.histories,
     }
 
 
 def _test(network: EMamba, model: IntegerModel, task: PoseTask, split: MarsSplit) -> dict[str, Any]:
-    float_joints = predict(network, task, split.features)
     return {
         "frames": len(split),
-        "float": _overall(pose_report(float_joints, split)),
-        "mirror": _overall(pose_report(predict_integers(model, task, split.features), split)),
+        "float": _errors(predict(network, task, split.features), split),
+        "mirror": _errors(predict_integers(model, task, split.features), split),
     }
 
 
