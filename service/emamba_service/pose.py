@@ -15,7 +15,7 @@ import numpy.typing as npt
 import orjson
 
 from emamba.tasks import InputError
-from emamba.tasks.mars import CHANNELS, JOINTS, MAP_SHAPE, check_features, feature_map
+from emamba.tasks.mars import CHANNELS, JOINTS, MAP_SHAPE, check_map, feature_map
 from emamba_service.errors import (
     EngineFailedError,
     InvalidInputError,
@@ -125,13 +125,13 @@ def parse_request(body: bytes, max_points: int, max_frames: int) -> PoseRequest:
     model, version = _text(document, "model"), _text(document, "version")
     kind = _one_of(document, _INPUTS, "the body", None)
     frames = _batch(document["frames"], max_frames) if kind == "frames" else [document]
-    maps = np.empty((len(frames), *MAP_SHAPE))
+    maps = np.empty((len(frames), *MAP_SHAPE), np.float32)
     for index, frame in enumerate(frames):
-        maps[index] = _map(frame, index, max_points)
-    try:
-        return PoseRequest(model, version, check_features(maps))
-    except InputError as error:
-        raise InvalidInputError(str(error), frame=error.index) from error
+        try:
+            maps[index] = _map(frame, index, max_points)
+        except InputError as error:
+            raise InvalidInputError(f"frame {index}: {error}", frame=index) from error
+    return PoseRequest(model, version, maps)
 
 
 def _load(body: bytes) -> Any:
@@ -196,8 +196,8 @@ def _batch(frames: Any, max_frames: int) -> list[dict[str, Any]]:
     return frames
 
 
-def _map(frame: dict[str, Any], index: int, max_points: int) -> npt.NDArray[Any]:
-    """One frame's feature map; values of a given map are checked with the whole batch."""
+def _map(frame: dict[str, Any], index: int, max_points: int) -> npt.NDArray[np.float32]:
+    """One frame's feature map, checked; raises `ServiceError`, or `InputError` for its values."""
     if "features" in frame:
         return _features(frame["features"], index)
     points = _array(frame["points"], "points", index)
@@ -208,20 +208,17 @@ def _map(frame: dict[str, Any], index: int, max_points: int) -> npt.NDArray[Any]
             limit=max_points,
         )
     _check_rows(points, "points", index)
-    try:
-        # An empty list has no second dimension; the reshape gives it one.
-        return feature_map(np.array(points, np.float64).reshape(-1, len(CHANNELS)))
-    except InputError as error:
-        raise InvalidInputError(f"frame {index}: {error}", frame=index) from error
+    # An empty list has no second dimension; the reshape gives it one.
+    return feature_map(np.array(points, np.float64).reshape(-1, len(CHANNELS)))
 
 
-def _features(features: Any, index: int) -> npt.NDArray[Any]:
+def _features(features: Any, index: int) -> npt.NDArray[np.float32]:
     height, width, _ = MAP_SHAPE
     rows = _array(features, "features", index, height)
     for position, row in enumerate(rows):
         what = f"features[{position}]"
         _check_rows(_array(row, what, index, width), what, index)
-    return np.array(rows, np.float64)
+    return check_map(rows)
 
 
 def _array(value: Any, what: str, frame: int, length: int | None = None) -> list[Any]:

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from emamba.data import read_mars
 from emamba.tasks import InputError
-from emamba.tasks.mars import JOINTS, check_features, feature_map, feature_maps
+from emamba.tasks.mars import JOINTS, check_features, check_map, feature_map, feature_maps
 from random_models import pose_task
 
 clouds = hnp.arrays(
@@ -104,6 +104,15 @@ def test_features_of_another_shape_are_refused() -> None:
         InputError, match=r"features must have shape \[n, 8, 8, 5\], not \[8, 8, 5\]"
     ):
         check_features(np.zeros((8, 8, 5)))
+
+
+def test_one_map_is_checked_as_a_batch_of_one_is() -> None:
+    one = np.arange(320.0).reshape(8, 8, 5) / 10
+    np.testing.assert_array_equal(check_map(one), check_features(one[None])[0])
+    with pytest.raises(InputError, match=r"^features must have shape \[8, 8, 5\], not \[8, 8\]"):
+        check_map(one[..., 0])
+    with pytest.raises(InputError, match=r"^features must have intensity >= 0"):
+        check_map(-one)
 
 
 def test_encode_is_log1p_on_intensity_then_affine() -> None:

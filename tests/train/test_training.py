@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from emamba.package import PackageError, load_package
+from emamba.package import PackageError, find_packages, load_package
 from emamba.tasks.mars import feature_map
 from emamba.train.augment import Augmentation, normalise
 from emamba.train.checkpoint import CheckpointError, load_checkpoint
@@ -159,4 +159,6 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
 
 
 def test_recipe_is_the_shipped_config() -> None:
+    models = Path(__file__).resolve().parents[2] / "models"
+    assert MarsRecipe().config == load_package(find_packages(models)[-1]).model.config
     assert MarsRecipe().config.d_model == MARS_CONFIG.d_model

@@ -23,6 +23,7 @@ __all__ = [
     "MAP_SHAPE",
     "PoseTask",
     "check_features",
+    "check_map",
     "feature_map",
     "feature_maps",
 ]
@@ -92,12 +93,21 @@ def feature_maps(frames: list[npt.ArrayLike]) -> Floats:
     return maps
 
 
-def check_features(features: npt.ArrayLike) -> Floats:
-    """Feature maps as float32 (b, 8, 8, 5); raises `InputError` as `feature_map` does.
+def check_map(features: npt.ArrayLike) -> Floats:
+    """One feature map as float32 (8, 8, 5); raises `InputError` as `feature_map` does.
 
     Maps are taken as they are: their order is not checked, and one of zeros only, a frame without
     points, is as valid as any.
     """
+    array = _numbers(features, "features")
+    if array.shape != MAP_SHAPE:
+        raise InputError(f"features must have shape [8, 8, 5], not {list(array.shape)}")
+    _check_values(array, "features")
+    return array.astype(np.float32)
+
+
+def check_features(features: npt.ArrayLike) -> Floats:
+    """`check_map` for a batch, (b, 8, 8, 5); an `InputError` names the frame."""
     array = _numbers(features, "features")
     if array.ndim != 4 or array.shape[1:] != MAP_SHAPE:
         raise InputError(f"features must have shape [n, 8, 8, 5], not {list(array.shape)}")
