@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Both ends of the pipeline: packets of 64-bit words.
+//   in:   header, then `count` words of a weights image, or `count` frames of int8
+//   out:  for an inference int16 outputs, four to a word and each frame padded; then a status word
+#pragma once
+
+#include "emamba/chain.hpp"
+#include "emamba/patches.hpp"
+
+namespace emamba {
+
+constexpr int OUTPUT_WORDS = words_for(n_outputs, 4);
+
+/// CRC-32 (ISO-HDLC, as zlib's) of `crc`'s words and one more.
+inline half_word_t crc32(half_word_t crc, word_t word) {
+#pragma HLS INLINE
+  crc = ~crc;
+  for (int bit = 0; bit < 64; ++bit) {
+#pragma HLS UNROLL
+    const bool odd = ((crc ^ half_word_t(word & 1)) & 1) != 0;
+    crc >>= 1;
+    if (odd) crc ^= half_word_t(0xedb88320u);
+    word >>= 1;
+  }
+  return ~crc;
+}
+
+/// Sends a packet's parameters down the chain, its frames to `patches`. The status word starts as
+/// the CRC-32 of the image that is loaded, in its high half.
+inline void dispatch_stage(chain_t& in, chain_t& frames, chain_t& chain_out) {
+  static half_word_t crc = 0;
+  const Header header = read_header(in);
+  const half_word_t load_count = header.load ? header.count : half_word_t(0);
+  const half_word_t frame_count = header.load ? half_word_t(0) : header.count;
+  chain_out.write(header_word(header));
+  if (header.load) crc = 0;
+load_words:
+  for (half_word_t i = 0; i < load_count; ++i) {
+#pragma HLS PIPELINE II = 1
+    const word_t word = in.read();
+    crc = crc32(crc, word);
+    chain_out.write(word);
+  }
+frame_words:
+  for (half_word_t i = 0; i < frame_count * FRAME_WORDS; ++i) {
+#pragma HLS PIPELINE II = 1
+    EMAMBA_TICK(pipeline_depth::dispatch);
+    frames.write(in.read());
+  }
+  chain_out.write(word_t(crc) << 32);
+}
+
+inline void collect_stage(token_stream_t<width::output, n_outputs>& outputs, chain_t& chain_in,
+                          chain_t& out) {
+  const Header header = read_header(chain_in);
+  const half_word_t words = header.load ? half_word_t(0) : half_word_t(header.count * OUTPUT_WORDS);
+  output_t output[4 * OUTPUT_WORDS];
+  int at = 0;  // word of its frame
+collect:
+  for (half_word_t i = 0; i < words; ++i) {
+#pragma HLS PIPELINE II = 1
+    EMAMBA_TICK(pipeline_depth::collect);
+    if (at == 0) read_token<width::output, n_outputs>(outputs, output);
+    word_t word = 0;
+    for (int lane = 3; lane >= 0; --lane) {
+#pragma HLS UNROLL
+      const int index = 4 * at + lane;
+      const output_t value = index < n_outputs ? output[index] : output_t(0);
+      word = word << 16 | word_t(unsigned(int(value)) & 0xffffu);
+    }
+    out.write(word);
+    at = next_of(at, OUTPUT_WORDS);
+  }
+  out.write(chain_in.read());
+}
+
+}  // namespace emamba

@@ -1,0 +1,1 @@
+"""From a package to the kernels: configuration header, top, weights image, golden vectors."""
