@@ -31,19 +31,31 @@ void conv1d(const Conv1d& p, Step at, bool first, const act_t (&x)[SIZE], Window
             act_t (&u)[d_inner], Saturated& saturated) {
 #pragma HLS INLINE
   constexpr int PE = Conv1d::L::PE;
-conv1d:
+  const Shift shift = p.shift[0];
+  acc_t acc[PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete
   for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS UNROLL
-    const int i = at.nf * PE + pe;
-    acc_t acc = narrow<ACC_WIDTH>(p.bias[at.nf][pe] + p.weight[d_conv - 1][at.nf][pe] * x[i]);
+    acc_t sum = narrow<ACC_WIDTH>(p.bias[at.nf][pe] +
+                                  p.weight[d_conv - 1][at.nf][pe] * x[at.nf * PE + pe]);
     for (int tap = 0; tap < d_conv - 1; ++tap) {
 #pragma HLS UNROLL
       const act_t old = first ? act_t(0) : window.x[tap][at.nf][pe];
-      acc = narrow<ACC_WIDTH>(acc + p.weight[tap][at.nf][pe] * old);
-      if (tap > 0) window.x[tap - 1][at.nf][pe] = old;
+      sum = narrow<ACC_WIDTH>(sum + p.weight[tap][at.nf][pe] * old);
     }
-    if (d_conv > 1) window.x[d_conv > 1 ? d_conv - 2 : 0][at.nf][pe] = x[i];
-    u[i] = requantise<width::u, ACC_WIDTH>(acc, p.shift[0], format::u, saturated);
+    acc[pe] = sum;
+  }
+  for (int tap = 0; tap < d_conv - 1; ++tap) {
+#pragma HLS UNROLL
+    for (int pe = 0; pe < PE; ++pe) {
+#pragma HLS UNROLL
+      const act_t newer = tap == d_conv - 2 ? x[at.nf * PE + pe] : window.x[tap + 1][at.nf][pe];
+      window.x[tap][at.nf][pe] = first && tap < d_conv - 2 ? act_t(0) : newer;
+    }
+  }
+  for (int pe = 0; pe < PE; ++pe) {
+#pragma HLS UNROLL
+    u[at.nf * PE + pe] = requantise<width::u, ACC_WIDTH>(acc[pe], shift, format::u, saturated);
   }
 }
 

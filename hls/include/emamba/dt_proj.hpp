@@ -29,10 +29,11 @@ void dt_proj(const DtProj& p, Step at, const act_t (&dt)[SIZE], acc_t (&acc)[DtP
   if (at.sf == 0) start(acc, p.bias[at.nf]);
   multiply_accumulate<F>(p.weight[at.index], dt, at.sf, acc);
   if (at.sf == F::SF - 1) {
+    const Shift shift = p.shift[0];
     for (int pe = 0; pe < F::PE; ++pe) {
 #pragma HLS UNROLL
       delta[at.nf * F::PE + pe] =
-          requantise<width::delta, ACC_WIDTH>(relu(acc[pe]), p.shift[0], format::delta, saturated);
+          requantise<width::delta, ACC_WIDTH>(relu(acc[pe]), shift, format::delta, saturated);
     }
   }
 }

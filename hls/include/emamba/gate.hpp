@@ -26,13 +26,18 @@ void gate(const Gate& p, Step at, const y_t (&y)[Y_SIZE], const act_t (&z)[Z_SIZ
           act_t (&g)[d_inner], Saturated& saturated) {
 #pragma HLS INLINE
   constexpr int PE = Gate::L::PE;
-gate:
+  const Shift shift = p.shift[0];
+  gate_t factor[PE];
+#pragma HLS ARRAY_PARTITION variable = factor complete
+  for (int pe = 0; pe < PE; ++pe) {
+#pragma HLS UNROLL
+    factor[pe] = p.silu[pe * fold::silu_copies / PE][z[at.nf * PE + pe] - SILU_FIRST];
+  }
   for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS UNROLL
     const int i = at.nf * PE + pe;
-    const int copy = pe * fold::silu_copies / PE;
-    const acc_t product = acc_t(y[i] * p.silu[copy][z[i] - SILU_FIRST]);
-    g[i] = requantise<width::g, ACC_WIDTH>(product, p.shift[0], format::g, saturated);
+    const acc_t product = acc_t(y[i] * factor[pe]);
+    g[i] = requantise<width::g, ACC_WIDTH>(product, shift, format::g, saturated);
   }
 }
 

@@ -40,9 +40,10 @@ template <int SIZE, class Saturated>
 void head_input(const HeadFc1& p, const residual_t (&residual)[SIZE], act_t (&x)[d_model],
                 Saturated& saturated) {
 #pragma HLS INLINE
+  const Shift shift = p.shift[0];
   for (int i = 0; i < d_model; ++i) {
 #pragma HLS UNROLL
-    x[i] = requantise<width::head_input, ACC_WIDTH>(acc_t(residual[i]), p.shift[0],
+    x[i] = requantise<width::head_input, ACC_WIDTH>(acc_t(residual[i]), shift,
                                                     format::head_input, saturated);
   }
 }
@@ -58,10 +59,11 @@ void head_fc1(const HeadFc1& p, int token, Step at, const act_t (&x)[d_model],
   if (token == 0 && at.sf == 0) start(acc[at.nf], p.bias[at.nf]);
   multiply_accumulate<F>(p.weight[token * F::STEPS + at.index], x, at.sf, acc[at.nf]);
   if (token == n_tokens - 1 && at.sf == F::SF - 1) {
+    const Shift shift = p.shift[1];
     for (int pe = 0; pe < F::PE; ++pe) {
 #pragma HLS UNROLL
       hidden[at.nf * F::PE + pe] = requantise<width::head_hidden, ACC_WIDTH>(
-          relu(acc[at.nf][pe]), p.shift[1], format::head_hidden, saturated);
+          relu(acc[at.nf][pe]), shift, format::head_hidden, saturated);
     }
   }
 }
@@ -124,10 +126,11 @@ void head_fc2(const HeadFc2& p, Step at, const act_t (&hidden)[SIZE],
   if (at.sf == 0) start(acc, p.bias[at.nf]);
   multiply_accumulate<F>(p.weight[at.index], hidden, at.sf, acc);
   if (at.sf == F::SF - 1) {
+    const Shift shift = p.shift[0];
     for (int pe = 0; pe < F::PE; ++pe) {
 #pragma HLS UNROLL
       output[at.nf * F::PE + pe] =
-          requantise<width::output, ACC_WIDTH>(acc[pe], p.shift[0], format::output, saturated);
+          requantise<width::output, ACC_WIDTH>(acc[pe], shift, format::output, saturated);
     }
   }
 }

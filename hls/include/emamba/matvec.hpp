@@ -89,6 +89,8 @@ multiply_accumulate:
   for (int pe = 0; pe < F::PE; ++pe) {
 #pragma HLS UNROLL
     acc_t sum = acc[pe];
+    // On a host: with the columns unrolled, the rows vectorise.
+#pragma GCC unroll 1024
     for (int col = 0; col + 1 < F::SIMD; col += 2) {
 #pragma HLS UNROLL
       const product_t even = narrow<PRODUCT_WIDTH>(weight[col * F::PE + pe] * x[first + col]);

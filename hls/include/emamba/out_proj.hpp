@@ -35,10 +35,11 @@ void out_proj(const OutProj& p, Step at, const act_t (&g)[G_SIZE], const residua
   }
   multiply_accumulate<F>(p.weight[at.index], g, at.sf, acc);
   if (at.sf == F::SF - 1) {
+    const Shift shift = p.shift[0];
     for (int pe = 0; pe < F::PE; ++pe) {
 #pragma HLS UNROLL
       residual[at.nf * F::PE + pe] =
-          requantise<width::residual, ACC_WIDTH>(acc[pe], p.shift[0], format::residual, saturated);
+          requantise<width::residual, ACC_WIDTH>(acc[pe], shift, format::residual, saturated);
     }
   }
 }

@@ -30,10 +30,11 @@ void patch_embed(const PatchEmbed& p, Step at, const act_t (&x)[SIZE],
   if (at.sf == 0) start(acc, p.bias[at.nf]);
   multiply_accumulate<F>(p.weight[at.index], x, at.sf, acc);
   if (at.sf == F::SF - 1) {
+    const Shift shift = p.shift[0];
     for (int pe = 0; pe < F::PE; ++pe) {
 #pragma HLS UNROLL
       residual[at.nf * F::PE + pe] =
-          requantise<width::residual, ACC_WIDTH>(acc[pe], p.shift[0], format::residual, saturated);
+          requantise<width::residual, ACC_WIDTH>(acc[pe], shift, format::residual, saturated);
     }
   }
 }

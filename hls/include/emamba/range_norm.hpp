@@ -67,6 +67,7 @@ void range_norm(const RangeNorm& p, Step at, const Statistics& s, const residual
                 act_t (&norm)[d_model], Saturated& saturated) {
 #pragma HLS INLINE
   constexpr int PE = RangeNorm::L::PE;
+  const Shift shift = p.shift[0];
   Shift unit_shift;
   unit_shift.right = UNIT_FRAC;
   unit_shift.left = 0;
@@ -79,7 +80,7 @@ range_norm:
         narrow<ACC_WIDTH>(shift_left<ACC_WIDTH>(centred, s.left) * acc_t(s.reciprocal));
     const acc_t unit = narrow<UNIT_FRAC + 2>(shift_round<ACC_WIDTH>(scaled, unit_shift));
     const acc_t acc = narrow<ACC_WIDTH>(unit * p.gamma[at.nf][pe] + p.beta[at.nf][pe]);
-    norm[i] = requantise<width::norm, ACC_WIDTH>(acc, p.shift[0], format::norm, saturated);
+    norm[i] = requantise<width::norm, ACC_WIDTH>(acc, shift, format::norm, saturated);
   }
 }
 

@@ -7,7 +7,10 @@
 
 namespace emamba {
 
-/// PE channels times STATE states a step.
+/// PE channels times STATE states a step; lane `state * PE + channel` within it.
+///
+/// A decay, dA = exp(delta A), depends on a weight and on the 7 bits of delta alone, so it is
+/// computed for every delta while loading: the scan then reads all states of a channel at once.
 struct SelectiveScan {
   using L = Lanes<d_inner, fold::selective_scan_pe>;
   static constexpr int PE = L::PE;
@@ -16,31 +19,44 @@ struct SelectiveScan {
   static constexpr int NF = L::NF;
   static constexpr int SF = d_state / STATE;
   static constexpr int STEPS = NF * SF;
-  static constexpr int LANES = STATE * PE;
-  static constexpr int WORDS = 1 + d_state * byte_words(d_inner) + byte_words(d_inner) + TABLE_WORDS;
+  static constexpr int LANES = PE * STATE;
+  static constexpr int WORDS = 1 + TABLE_WORDS + d_inner * byte_words(d_state) + byte_words(d_inner);
 
-  weight_t A[STEPS][LANES];  // lane `state * PE + channel`
+  decay_t decay[PE][NF * DELTA_VALUES * SF][STATE];  // row `(nf * DELTA_VALUES + delta) * SF + sf`
   weight_t D[NF][PE];
-  exp_t exp[fold::exp_copies][EXP_SIZE];  // of arguments 0, -1, -2, ...
-  Shift shift[5];                         // dt_A, dBu, y, exp, D u to y's accumulator (left)
+  Shift shift[5];  // dt_A, dBu, y, exp, D u to y's accumulator (left)
 };
 
-inline void load(SelectiveScan& p, chain_t& words) {
+/// dA of every delta for one channel and state: `exp(q(delta A))`, 0..128 in units of 2^-7.
+inline void load_decays(SelectiveScan& p, const decay_t (&exp)[1][EXP_SIZE], int channel,
+                        int state, weight_t A) {
   using S = SelectiveScan;
-  load_shifts(words, p.shift);
-load_A:
-  for (int state = 0; state < d_state; ++state) {
-    word_t word = 0;
-    for (int channel = 0; channel < d_inner; ++channel) {
+  Unwatched none;
+  const Shift shift = p.shift[0];
+load_decays:
+  for (int delta = 0; delta < DELTA_VALUES; ++delta) {
 #pragma HLS PIPELINE II = 1
-      if (channel % 8 == 0) word = words.read();
-      p.A[channel / S::PE * S::SF + state / S::STATE]
-         [state % S::STATE * S::PE + channel % S::PE] = signed_byte(word);
+    // Never above 0, since delta >= 0 and A <= 0.
+    const int dt_A = requantise<width::dt_A, ACC_WIDTH>(acc_t(delta * A), shift, 0, none);
+    const int row = (channel / S::PE * DELTA_VALUES + delta) * S::SF + state / S::STATE;
+    p.decay[channel % S::PE][row][state % S::STATE] = exp[0][-dt_A & (EXP_SIZE - 1)];
+  }
+}
+
+inline void load(SelectiveScan& p, chain_t& words) {
+  load_shifts(words, p.shift);
+  static decay_t exp[1][EXP_SIZE];  // of arguments 0, -1, -2, ...
+  load_table(words, exp, 0, -1, p.shift[3], 0, EXP_ONE);
+load_A:
+  for (int channel = 0; channel < d_inner; ++channel) {
+    word_t word = 0;
+    for (int state = 0; state < d_state; ++state) {
+      if (state % 8 == 0) word = words.read();
+      load_decays(p, exp, channel, state, signed_byte(word));
       word >>= 8;
     }
   }
   load_bytes<d_inner>(words, p.D);
-  load_table(words, p.exp, 0, -1, p.shift[3], 0, EXP_ONE);
 }
 
 /// What one token brings to the scan.
@@ -51,72 +67,76 @@ struct ScanInputs {
   act_t C[d_state];
 };
 
-/// The states of one frame, as laid out for A.
+/// The states of one frame.
 struct States {
   state_t h[SelectiveScan::STEPS][SelectiveScan::LANES];
 };
 
-/// dA of one lane: exp by look-up, 0..128 in units of 2^-7. `dt_A` is never above 0.
-inline exp_t decay(const SelectiveScan& p, int lane, dt_A_t dt_A) {
-#pragma HLS INLINE
-  const int copy = lane * fold::exp_copies / SelectiveScan::LANES;
-  return p.exp[copy][-int(dt_A) & (EXP_SIZE - 1)];
-}
-
 /// One step of `h = dA h + dB u; y = C h + D u`: int8 inputs -> y int16 (d_inner).
 ///
-/// The state is computed in 24 bits, which y reads, and stored in 17.
+/// The state is computed in 24 bits (h_wide), which y reads, and stored in 17.
 template <class Saturated>
 void selective_scan(const SelectiveScan& p, Step at, bool first, const ScanInputs& in,
-                    States& states, scan_acc_t (&acc)[SelectiveScan::PE],
-                    y_t (&y)[d_inner], Saturated& saturated) {
+                    States& states, scan_acc_t (&acc)[SelectiveScan::PE], y_t (&y)[d_inner],
+                    Saturated& saturated) {
 #pragma HLS INLINE
   using S = SelectiveScan;
-  const int base = at.nf * S::PE;
   const int first_state = at.sf * S::STATE;
+  const Shift dBu_shift = p.shift[1];
+  const Shift y_shift = p.shift[2];
+  const Shift D_shift = p.shift[4];
   Shift stored;
   stored.right = STATE_SHIFT;
   stored.left = 0;
-  exp_t dA[S::LANES];
+  product_t du[S::PE];
+#pragma HLS ARRAY_PARTITION variable = du complete
+  dA_t dA[S::LANES];
 #pragma HLS ARRAY_PARTITION variable = dA complete
-  dt_A_t dt_A[S::LANES];
-#pragma HLS ARRAY_PARTITION variable = dt_A complete
-arguments:
-  for (int lane = 0; lane < S::LANES; ++lane) {
-#pragma HLS UNROLL
-    const acc_t product = acc_t(in.delta[base + lane % S::PE] * p.A[at.index][lane]);
-    dt_A[lane] = requantise<width::dt_A, ACC_WIDTH>(product, p.shift[0], format::dt_A, saturated);
-  }
-decays:
-  for (int lane = 0; lane < S::LANES; ++lane) {
-#pragma HLS UNROLL
-    dA[lane] = decay(p, lane, dt_A[lane]);
-  }
-channels:
+  h_wide_t h_wide[S::LANES];
+#pragma HLS ARRAY_PARTITION variable = h_wide complete
   for (int pe = 0; pe < S::PE; ++pe) {
 #pragma HLS UNROLL
-    const int channel = base + pe;
-    scan_acc_t sum = acc[pe];
-    if (at.sf == 0) {
-      const scan_acc_t Du = scan_acc_t(acc_t(p.D[at.nf][pe] * in.u[channel]));
-      sum = shift_left<SCAN_ACC_WIDTH>(Du, p.shift[4].left);
-    }
-    const acc_t du = acc_t(in.delta[channel] * in.u[channel]);
+    const int channel = at.nf * S::PE + pe;
+    const int row = (at.nf * DELTA_VALUES + int(in.delta[channel])) * S::SF + at.sf;
+    du[pe] = narrow<PRODUCT_WIDTH>(in.delta[channel] * in.u[channel]);
     for (int s = 0; s < S::STATE; ++s) {
 #pragma HLS UNROLL
+      dA[s * S::PE + pe] = p.decay[pe][row][s];
+    }
+  }
+  for (int s = 0; s < S::STATE; ++s) {
+#pragma HLS UNROLL
+    const act_t B = in.B[first_state + s];
+    for (int pe = 0; pe < S::PE; ++pe) {
+#pragma HLS UNROLL
       const int lane = s * S::PE + pe;
+      const h_wide_t dBu = requantise<width::dBu, ACC_WIDTH>(acc_t(du[pe] * B), dBu_shift,
+                                                             format::dBu, saturated);
       const state_t h = first ? state_t(0) : states.h[at.index][lane];
-      const h_wide_t dBu = requantise<width::dBu, ACC_WIDTH>(
-          acc_t(du * in.B[first_state + s]), p.shift[1], format::dBu, saturated);
-      const h_wide_t h_wide = saturate<width::h_wide, ACC_WIDTH>(
-          narrow<ACC_WIDTH>(dA[lane] * h + dBu), format::h_wide, saturated);
-      sum = narrow<SCAN_ACC_WIDTH>(sum + acc_t(in.C[first_state + s] * h_wide));
+      h_wide[lane] = saturate<width::h_wide, ACC_WIDTH>(narrow<ACC_WIDTH>(dA[lane] * h + dBu),
+                                                        format::h_wide, saturated);
       states.h[at.index][lane] =
-          requantise<width::h, ACC_WIDTH>(acc_t(h_wide), stored, format::h, saturated);
+          requantise<width::h, ACC_WIDTH>(acc_t(h_wide[lane]), stored, format::h, saturated);
+    }
+  }
+  for (int pe = 0; pe < S::PE; ++pe) {
+#pragma HLS UNROLL
+    const product_t Du = narrow<PRODUCT_WIDTH>(p.D[at.nf][pe] * in.u[at.nf * S::PE + pe]);
+    scan_acc_t sum =
+        at.sf == 0 ? shift_left<SCAN_ACC_WIDTH>(scan_acc_t(Du), D_shift.left) : acc[pe];
+#pragma GCC unroll 1024
+    for (int s = 0; s < S::STATE; ++s) {
+#pragma HLS UNROLL
+      const acc_t read = acc_t(in.C[first_state + s] * h_wide[s * S::PE + pe]);
+      sum = narrow<SCAN_ACC_WIDTH>(sum + read);
     }
     acc[pe] = sum;
-    if (at.sf == S::SF - 1) {
-      y[channel] = requantise<width::y, SCAN_ACC_WIDTH>(sum, p.shift[2], format::y, saturated);
+  }
+  if (at.sf == S::SF - 1) {
+    for (int pe = 0; pe < S::PE; ++pe) {
+#pragma HLS UNROLL
+      y[at.nf * S::PE + pe] =
+          requantise<width::y, SCAN_ACC_WIDTH>(acc[pe], y_shift, format::y, saturated);
     }
   }
 }
@@ -130,9 +150,9 @@ void selective_scan_stage(token_stream_t<width::u, d_inner>& us,
                           chain_t& chain_out) {
   using S = SelectiveScan;
   static SelectiveScan p;
-#pragma HLS ARRAY_PARTITION variable = p.A complete dim = 2
+#pragma HLS ARRAY_PARTITION variable = p.decay complete dim = 1
+#pragma HLS ARRAY_RESHAPE variable = p.decay complete dim = 3
 #pragma HLS ARRAY_PARTITION variable = p.D complete dim = 2
-#pragma HLS ARRAY_PARTITION variable = p.exp complete dim = 1
   static States states;
 #pragma HLS ARRAY_PARTITION variable = states.h complete dim = 2
   const half_word_t frames = begin_stage(p, chain_in, chain_out);

@@ -15,14 +15,16 @@ namespace emamba {
 
 #ifdef EMAMBA_PLAIN_INTS
 
-// 16 bits are the least: arrays of one container width vectorise without conversions.
+// Signed numbers take at least 16 bits: arrays of one container width vectorise without
+// conversions. Unsigned ones are table entries and counts, which are to be small.
 template <int WIDTH>
 using signed_t = std::conditional_t<(WIDTH <= 16), std::int16_t,
                                     std::conditional_t<(WIDTH <= 32), std::int32_t, std::int64_t>>;
 template <int WIDTH>
 using unsigned_t =
-    std::conditional_t<(WIDTH <= 16), std::uint16_t,
-                       std::conditional_t<(WIDTH <= 32), std::uint32_t, std::uint64_t>>;
+    std::conditional_t<(WIDTH <= 8), std::uint8_t,
+                       std::conditional_t<(WIDTH <= 16), std::uint16_t,
+                                          std::conditional_t<(WIDTH <= 32), std::uint32_t, std::uint64_t>>>;
 
 /// `x` as a signed number of WIDTH bits; checked builds assert that it fits.
 template <int WIDTH, class X>

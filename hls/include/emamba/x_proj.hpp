@@ -11,11 +11,21 @@ struct XProj {
   using F = Folds<dt_rank + 2 * d_state, d_inner, fold::x_proj_pe, fold::x_proj_simd>;
   static constexpr int WORDS = 1 + F::WORDS;
   folded_weight_t<F> weight;
-  Shift shift[3];
+  Shift shift[F::NF][F::PE];  // of each row's group
 };
 
+/// 0 for a row of dt, 1 of B, 2 of C.
+inline int x_proj_group(int row) {
+#pragma HLS INLINE
+  return row < dt_rank ? 0 : row < dt_rank + d_state ? 1 : 2;
+}
+
 inline void load(XProj& p, chain_t& words) {
-  load_shifts(words, p.shift);
+  Shift group_shift[3];
+  load_shifts(words, group_shift);
+  for (int row = 0; row < XProj::F::PADDED_ROWS; ++row) {
+    p.shift[row / XProj::F::PE][row % XProj::F::PE] = group_shift[x_proj_group(row)];
+  }
   load_weight<XProj::F>(words, p.weight);
 }
 
@@ -31,9 +41,8 @@ void x_proj(const XProj& p, Step at, const act_t (&u)[SIZE], acc_t (&acc)[XProj:
     for (int pe = 0; pe < F::PE; ++pe) {
 #pragma HLS UNROLL
       const int row = at.nf * F::PE + pe;
-      const int group = row < dt_rank ? 0 : row < dt_rank + d_state ? 1 : 2;
-      projected[row] = requantise<width::B, ACC_WIDTH>(acc[pe], p.shift[group],
-                                                       format::dt + group, saturated);
+      projected[row] = requantise<width::B, ACC_WIDTH>(
+          acc[pe], p.shift[at.nf][pe], format::dt + x_proj_group(row), saturated);
     }
   }
 }
@@ -45,6 +54,7 @@ void x_proj_stage(token_stream_t<width::u, d_inner>& us, token_stream_t<width::d
   using F = XProj::F;
   static XProj p;
 #pragma HLS ARRAY_PARTITION variable = p.weight complete dim = 2
+#pragma HLS ARRAY_PARTITION variable = p.shift complete dim = 2
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   act_t u[d_inner];

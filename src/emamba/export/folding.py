@@ -86,12 +86,7 @@ class Folding:
                 values[f"{stage}_state"] = self.simd(stage)
             elif shape.cols > 1 or stage == "dt_proj":
                 values[f"{stage}_simd"] = self.simd(stage)
-        return values | {"exp_copies": self.exp_copies, "silu_copies": self.silu_copies}
-
-    @property
-    def exp_copies(self) -> int:
-        """Look-up memories of exp: each has two ports."""
-        return math.ceil(self.pe("selective_scan") * self.simd("selective_scan") / 2)
+        return values | {"silu_copies": self.silu_copies}
 
     @property
     def silu_copies(self) -> int:
@@ -103,16 +98,12 @@ class NativeFolding(Folding):
     """Every stage in one step, look-up memories once: loops as long as vector units like them."""
 
     @property
-    def exp_copies(self) -> int:
-        return 1
-
-    @property
     def silu_copies(self) -> int:
         return 1
 
 
 # Rows are padded with zeros to whole vectors of 16-bit lanes.
-_VECTOR_LANES = 8
+_VECTOR_LANES = 16
 
 
 def native_folding(config: ModelConfig) -> Folding:

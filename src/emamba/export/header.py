@@ -21,14 +21,15 @@ __all__ = ["FORMAT_BITS", "INTERFACE_VERSION", "config_header"]
 # Raised when packets, registers or the image's layout change.
 INTERFACE_VERSION = 1
 
-# Bit of each format in the kernels' saturation mask. A table's result is limited, not saturated.
-_TABLE_RESULTS = ("gate", "dA")
+# Bit of each format in the kernels' saturation mask. What is
+# tabulated while loading cannot be seen to saturate.
+_TABULATED = ("gate", "dt_A", "dA")
 FORMAT_BITS = {
     name: bit
     for bit, name in enumerate(
         name.replace(".", "_")
         for name in (ACTIVATION_WIDTHS | BLOCK_WIDTHS)
-        if name not in ("input", *_TABLE_RESULTS)
+        if name not in ("input", *_TABULATED)
     )
 }
 
@@ -60,6 +61,7 @@ constexpr int UNIT_FRAC = {unit_frac};
 constexpr int STATE_SHIFT = {state_shift};
 constexpr int EXP_SIZE = 1 << (width::dt_A - 1);
 constexpr int EXP_ONE = 1 << STATE_SHIFT;
+constexpr int DELTA_VALUES = 1 << (width::delta - 1);  // delta is never below 0
 constexpr int SILU_FIRST = -((1 << (width::z - 1)) - 1);
 constexpr int SILU_SIZE = 1 - 2 * SILU_FIRST;
 constexpr int TABLE_ROWS = {table_rows};
@@ -68,7 +70,8 @@ using weight_t = signed_t<WEIGHT_WIDTH>;
 using act_t = signed_t<width::norm>;
 using residual_t = signed_t<width::residual>;
 using dt_A_t = signed_t<width::dt_A>;
-using exp_t = signed_t<width::dA>;
+using dA_t = signed_t<width::dA>;
+using decay_t = unsigned_t<width::dA - 1>;  // 0..EXP_ONE
 using state_t = signed_t<width::h>;
 using h_wide_t = signed_t<width::h_wide>;
 using y_t = signed_t<width::y>;

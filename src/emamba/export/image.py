@@ -63,9 +63,7 @@ class _Sections:
         yield from self._range_norm(at)
         acc = self._acc(at + "norm", at + "in_proj.weight")
         yield _shifts(*(acc - self._frac[at + name] for name in ("x", "z")))
-        d = self._model.config.d_inner
-        weight = self._model.tensors[at + "in_proj.weight"]
-        yield from (_bytes(weight[:d]), _bytes(weight[d:]))
+        yield _bytes(self._model.tensors[at + "in_proj.weight"])
         yield from self._conv1d(at)
         acc = self._acc(at + "u", at + "x_proj.weight")
         yield _shifts(*(acc - self._frac[at + name] for name in ("dt", "B", "C")))
@@ -106,10 +104,10 @@ class _Sections:
             self._table_shift(at + "exp"),
             self._acc(at + "D", at + "u") - y,
         )
-        for state in self._model.tensors[at + "A"].T:
-            yield _bytes(state)
-        yield _bytes(self._model.tensors[at + "D"])
         yield _table("exp", self._model.tables[at + "exp"])
+        for channel in self._model.tensors[at + "A"]:
+            yield _bytes(channel)
+        yield _bytes(self._model.tensors[at + "D"])
 
     def _head(self) -> Iterator[Words]:
         config, frac = self._model.config, self._frac
