@@ -100,8 +100,10 @@ inline void run_token(const Block& block, bool first, residual_t (&residual)[Out
   std::copy_n(projected + dt_rank, d_state, in.B);
   std::copy_n(projected + dt_rank + d_state, d_state, in.C);
   acc_t delta_acc[DtProj::F::PE];
+  act_t delta[DtProj::F::PADDED_ROWS];
   for_each_step<DtProj::F>(
-      [&](Step at) { dt_proj(block.dt_proj, at, projected, delta_acc, in.delta, none); });
+      [&](Step at) { dt_proj(block.dt_proj, at, projected, delta_acc, delta, none); });
+  std::copy_n(delta, d_inner, in.delta);
   scan_acc_t scan_acc[SelectiveScan::PE];
   y_t y[d_inner];
   for_each_step<SelectiveScan>([&](Step at) {
@@ -251,11 +253,13 @@ thread_local char error_text[256];
 
 extern "C" {
 
+#define EMAMBA_EXPORT __attribute__((visibility("default")))
+
 /// Why the last `emamba_native_open` of this thread gave null.
-const char* emamba_native_error() { return error_text; }
+EMAMBA_EXPORT const char* emamba_native_error() { return error_text; }
 
 /// An engine with the parameters of a weights image, or null. `threads` includes the caller's.
-void* emamba_native_open(const std::uint64_t* image, long words, int threads) {
+EMAMBA_EXPORT void* emamba_native_open(const std::uint64_t* image, long words, int threads) {
   try {
     return new Engine(image, words, threads);
   } catch (const std::exception& error) {
@@ -265,10 +269,11 @@ void* emamba_native_open(const std::uint64_t* image, long words, int threads) {
 }
 
 /// int8 (count, height, width, channels) -> int16 (count, n_outputs).
-void emamba_native_run(void* engine, const std::int8_t* frames, std::int16_t* outputs, long count) {
+EMAMBA_EXPORT void emamba_native_run(void* engine, const std::int8_t* frames,
+                                     std::int16_t* outputs, long count) {
   static_cast<Engine*>(engine)->run(frames, outputs, count);
 }
 
-void emamba_native_close(void* engine) { delete static_cast<Engine*>(engine); }
+EMAMBA_EXPORT void emamba_native_close(void* engine) { delete static_cast<Engine*>(engine); }
 
 }  // extern "C"

@@ -1,10 +1,13 @@
 """Engines compute a package's integers: the same bits from each.
 
-The seam that services and commands see. `mirror` is NumPy and defines the bits.
+The seam that services and commands see. `mirror` is NumPy and defines the bits; `native` is the
+kernels' stage functions, compiled for this machine.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,8 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from emamba.fixed import IntegerModel, Mirror
+from emamba.native import Compiler, NativeError, NativeKernel, build_library, cache_folder
 
-__all__ = ["ENGINES", "Engine", "EngineError", "EngineInfo", "MirrorEngine", "open_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineError",
+    "EngineInfo",
+    "MirrorEngine",
+    "NativeEngine",
+    "open_engine",
+]
+
+_log = logging.getLogger(__name__)
 
 
 class EngineError(Exception):
@@ -65,12 +79,47 @@ class MirrorEngine:
         """Nothing is held."""
 
 
+class NativeEngine:
+    """The compiled kernels as an engine; compiles them where the cache does not hold them yet.
+
+    `threads` bounds those that share one batch; all processors of this process unless given.
+    Raises `EngineError` without a compiler.
+    """
+
+    def __init__(self, model: IntegerModel, threads: int | None = None) -> None:
+        try:
+            compiler = Compiler.find()
+            library = build_library(model.config, compiler, cache_folder())
+            count = (os.cpu_count() or 1) if threads is None else threads
+            self._kernel = NativeKernel(model, library, count)
+        except NativeError as error:
+            raise EngineError(f"native {error}") from error
+        self._compiler = compiler.version
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo("native", f"kernels compiled for this machine's CPU by {self._compiler}")
+
+    def run(self, batch: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
+        return self._kernel.run(batch)
+
+    def close(self) -> None:
+        """Frees the parameters and ends the threads."""
+        self._kernel.close()
+
+
 # In order of preference: `auto` takes the first that opens.
-ENGINES: dict[str, Callable[[IntegerModel], Engine]] = {"mirror": MirrorEngine}
+ENGINES: dict[str, Callable[[IntegerModel], Engine]] = {
+    "native": NativeEngine,
+    "mirror": MirrorEngine,
+}
 
 
 def open_engine(name: str, model: IntegerModel) -> Engine:
-    """The engine `name`, or for `auto` the first of `ENGINES` that opens; raises `EngineError`."""
+    """The engine `name`, or for `auto` the first of `ENGINES` that opens; raises `EngineError`.
+
+    `auto` logs a warning for each engine that it passes over.
+    """
     if name != "auto":
         if name not in ENGINES:
             raise EngineError(f"engine must be one of auto, {', '.join(ENGINES)}; not {name!r}")
@@ -80,5 +129,6 @@ def open_engine(name: str, model: IntegerModel) -> Engine:
         try:
             return factory(model)
         except EngineError as error:
+            _log.warning("engine %s does not open, trying the next: %s", candidate, error)
             failures.append(f"{candidate}: {error}")
     raise EngineError(f"no engine opens ({'; '.join(failures)})")

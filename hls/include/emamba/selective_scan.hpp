@@ -45,7 +45,7 @@ load_decays:
 
 inline void load(SelectiveScan& p, chain_t& words) {
   load_shifts(words, p.shift);
-  static decay_t exp[1][EXP_SIZE];  // of arguments 0, -1, -2, ...
+  decay_t exp[1][EXP_SIZE];  // of arguments 0, -1, -2, ...
   load_table(words, exp, 0, -1, p.shift[3], 0, EXP_ONE);
 load_A:
   for (int channel = 0; channel < d_inner; ++channel) {

@@ -23,6 +23,10 @@ class Shape:
     copies: int = 1
 
 
+# Stages that multiply by a matrix whose rows may be padded with zeros.
+_PADDED = {"patch_embed", "x_proj", "dt_proj", "out_proj", "head_fc1", "head_fc2"}
+
+
 def stage_shapes(config: ModelConfig) -> dict[str, Shape]:
     """The foldable shape of every stage, by the stage's name."""
     c = config
@@ -60,8 +64,7 @@ class Folding:
             pe, simd = self.lanes[stage]
             if simd < 1 or shape.cols % simd:
                 raise ConfigError(f"{stage}: SIMD must divide {shape.cols} columns, not {simd}")
-            padded = shape.cols > 1 and stage != "selective_scan"
-            if pe < 1 or (shape.rows % pe and not padded):
+            if pe < 1 or (shape.rows % pe and stage not in _PADDED):
                 raise ConfigError(f"{stage}: PE must divide {shape.rows} channels, not {pe}")
 
     def pe(self, stage: str) -> int:
@@ -84,7 +87,7 @@ class Folding:
             values[f"{stage}_pe"] = self.pe(stage)
             if stage == "selective_scan":
                 values[f"{stage}_state"] = self.simd(stage)
-            elif shape.cols > 1 or stage == "dt_proj":
+            elif stage in _PADDED | {"in_proj"}:
                 values[f"{stage}_simd"] = self.simd(stage)
         return values | {"silu_copies": self.silu_copies}
 
@@ -110,8 +113,9 @@ def native_folding(config: ModelConfig) -> Folding:
     """The folding that the native engine compiles."""
     lanes = {}
     for stage, shape in stage_shapes(config).items():
-        padded = math.ceil(shape.rows / _VECTOR_LANES) * _VECTOR_LANES
-        matrix = shape.cols > 1 and stage not in ("selective_scan", "in_proj")
-        lanes[stage] = (padded if matrix else shape.rows, shape.cols)
+        rows = shape.rows
+        if stage in _PADDED:
+            rows = math.ceil(rows / _VECTOR_LANES) * _VECTOR_LANES
+        lanes[stage] = (rows, shape.cols)
     return NativeFolding(config, lanes)
 

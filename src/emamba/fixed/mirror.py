@@ -14,7 +14,7 @@ from emamba.fixed.arithmetic import Ints, Requantiser
 from emamba.fixed.model import IntegerModel, block_names
 from emamba.fixed.stages import Parameter
 
-__all__ = ["Mirror", "Trace"]
+__all__ = ["Mirror", "Trace", "check_batch"]
 
 # Frames are independent; this many at a time bound the memory of a large batch.
 _CHUNK = 128
@@ -49,7 +49,7 @@ class Mirror:
 
         Raises `ValueError` for another shape or dtype, or for -128, which no format holds.
         """
-        _check_batch(batch, self.model.config)
+        check_batch(batch, self.model.config)
         outputs = np.empty((len(batch), self.model.config.n_outputs), np.int16)
         for start in range(0, len(batch), _CHUNK):
             frames = slice(start, start + _CHUNK)
@@ -58,7 +58,7 @@ class Mirror:
 
     def trace(self, batch: npt.NDArray[np.int8]) -> Trace:
         """`run`, keeping every stage's result and counting saturations."""
-        _check_batch(batch, self.model.config)
+        check_batch(batch, self.model.config)
         q = Requantiser(self.model.formats, counting=True)
         results = dict(self._stages(batch.astype(np.int32), q))
         return Trace(results, dict(q.saturated), dict(q.seen))
@@ -110,7 +110,8 @@ class Mirror:
         yield "out_proj", stages.out_proj(g, f[at + "g"], p[f"{at}out_proj.weight"], residual, q)
 
 
-def _check_batch(batch: npt.NDArray[np.int8], config: ModelConfig) -> None:
+def check_batch(batch: npt.NDArray[np.int8], config: ModelConfig) -> None:
+    """Raise `ValueError` unless `batch` is what an engine takes: shape, dtype, symmetric range."""
     if batch.dtype != np.int8 or batch.ndim != 4 or batch.shape[1:] != config.input_shape:
         raise ValueError(
             f"batch must be int8 [n, {', '.join(map(str, config.input_shape))}], "

@@ -1,0 +1,126 @@
+"""Faults put into copies of the kernels: equality with the mirror must catch every one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import csim
+from emamba.export import kernel_files
+from emamba.export.golden import golden_vectors
+from emamba.export.image import weights_image
+from emamba.export.presets import preset
+from emamba.fixed import IntegerModel
+from random_models import MARS_CONFIG, random_model
+
+
+class Fault(NamedTuple):
+    """One token of one header, replaced."""
+
+    header: str
+    was: str
+    now: str
+
+
+FAULTS = (
+    Fault("arithmetic", "(signed_t<WIDTH>(1) << shift.right) >> 1", "signed_t<WIDTH>(0)"),
+    Fault("arithmetic", "return rounded >> shift.right;", "return rounded >> (shift.right + 1);"),
+    Fault("arithmetic", "const bool above = wide > top;", "const bool above = wide > top + 1;"),
+    Fault("arithmetic", "below ? signed_t<WIDTH>(-top)", "below ? signed_t<WIDTH>(-top - 1)"),
+    Fault("arithmetic", "return x < 0 ? acc_t(0) : x;", "return x;"),
+    Fault("chain", "shift < 0 ? -shift : 0", "shift < 0 ? -shift - 1 : 0"),
+    Fault("chain", "byte < 128 ? byte : byte - 256", "byte < 128 ? byte : byte - 255"),
+    Fault("chain", "from.read() | word_t(saturated)", "from.read()"),
+    Fault("table", "slope * (first + stride * i)", "slope * (first + stride * i + 1)"),
+    Fault("table", "--left;", "left -= 2;"),
+    Fault("table", "value > high ? high", "value > high ? high - 1"),
+    Fault("matvec", "narrow<PAIR_WIDTH>(even + odd)", "narrow<PAIR_WIDTH>(even - odd)"),
+    Fault("matvec", "acc[pe] = bias[pe];", "acc[pe] = 0;"),
+    Fault("matvec", "next.sf = row_ends ? 0 : at.sf + 1;", "next.sf = 0;"),
+    Fault("patches", "row % patch * patch_row_bytes", "row % patch"),
+    Fault("range_norm", "2 * total + d_model +", "2 * total +"),
+    Fault("range_norm", "x[i] > most ? x[i] : most", "x[i] > most ? most : x[i]"),
+    Fault("range_norm", "range == 0 ? 0u", "range == 1 ? 0u"),
+    Fault("range_norm", "+ p.beta[at.nf][pe]", "- p.beta[at.nf][pe]"),
+    Fault("in_proj", "acc[InProj::PE + pe], z_shift", "acc[InProj::PE + pe], x_shift"),
+    Fault("conv1d", "p.weight[tap][at.nf][pe] * old", "p.weight[d_conv - 1 - tap][at.nf][pe] * old"),
+    Fault("conv1d", "const act_t old = first ?", "const act_t old = false ?"),
+    Fault("x_proj", "row < dt_rank + d_state ? 1 : 2", "row <= dt_rank + d_state ? 1 : 2"),
+    Fault("dt_proj", "relu(acc[pe])", "acc[pe]"),
+    Fault("selective_scan", "exp[0][-dt_A & (EXP_SIZE - 1)]", "exp[0][(1 - dt_A) & (EXP_SIZE - 1)]"),
+    Fault("selective_scan", "const state_t h = first ?", "const state_t h = false ?"),
+    Fault("selective_scan", "dA[lane] * h + dBu", "dA[lane] * h - dBu"),
+    Fault("selective_scan", "stored.right = STATE_SHIFT;", "stored.right = STATE_SHIFT - 1;"),
+    Fault("selective_scan", "sum = narrow<SCAN_ACC_WIDTH>(sum + read);", "sum = read;"),
+    Fault("selective_scan", "in.C[first_state + s]", "in.B[first_state + s]"),
+    Fault("gate", "y[i] * factor[pe]", "y[i] + factor[pe]"),
+    Fault("gate", "z[at.nf * PE + pe] - SILU_FIRST", "z[at.nf * PE + pe] - SILU_FIRST - 1"),
+    Fault("out_proj", "(acc_t(added), p.shift[1].left)", "(acc_t(0), p.shift[1].left)"),
+    Fault("head", "token == 0 && at.sf == 0", "token == 1 && at.sf == 0"),
+    Fault("head", "token == n_tokens - 1 && at.sf", "token == n_tokens - 2 && at.sf"),
+    Fault("packets", "word << 16", "word << 15"),
+    Fault("packets", "crc >>= 1;", "crc >>= 2;"),
+)  # fmt: skip
+
+
+def mutated_root(fault: Fault, folder: Path) -> Path:
+    """A copy of the kernels with the fault; its text must be there, once."""
+    shutil.copytree(csim.kernel_root(), folder, ignore=shutil.ignore_patterns("generated"))
+    header = folder / "include" / "emamba" / f"{fault.header}.hpp"
+    text = header.read_text()
+    assert text.count(fault.was) == 1, f"{fault.header}.hpp must hold {fault.was!r} once"
+    header.write_text(text.replace(fault.was, fault.now))
+    return folder
+
+
+def is_caught(model: IntegerModel, root: Path, folder: Path) -> bool:
+    """Whether the testbench fails: some stage, output, mask or CRC differs, or the run does not end.
+
+    The kernel must compile: a fault that does not is none. No assertion is compiled in, so that
+    equality alone must find it.
+    """
+    folder.mkdir()
+    (folder / "emamba").mkdir()
+    for name, text in kernel_files(model, preset("small", model.config)).items():
+        (folder / name).write_text(text)
+    (folder / "weights.bin").write_bytes(weights_image(model).astype("<u8").tobytes())
+    (folder / "golden.bin").write_bytes(golden_vectors(model))
+    program = folder / "testbench"
+    csim.run_compiler(
+        "-std=c++17", "-O0", "-w", "-DEMAMBA_PLAIN_INTS", "-DEMAMBA_SIMULATE", f"-I{folder}",
+        f"-I{root / 'include'}", f"-I{root / 'host'}", str(folder / "top.cpp"),
+        str(root / "test" / "testbench.cpp"), "-o", str(program),
+    )  # fmt: skip
+    try:
+        csim.run_program(program, folder, timeout_s=60)
+    except (RuntimeError, subprocess.TimeoutExpired):
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def model() -> IntegerModel:
+    """Random weights over the full range: every format saturates somewhere."""
+    return random_model(MARS_CONFIG, 3)
+
+
+def test_the_kernels_without_a_fault_pass(model: IntegerModel, tmp_path: Path) -> None:
+    assert not is_caught(model, csim.kernel_root(), tmp_path / "export")
+
+
+def test_every_fault_is_caught(model: IntegerModel, tmp_path: Path) -> None:
+    def check(numbered: tuple[int, Fault]) -> bool:
+        number, fault = numbered
+        root = mutated_root(fault, tmp_path / str(number))
+        return is_caught(model, root, tmp_path / f"export-{number}")
+
+    with ThreadPoolExecutor(2) as pool:
+        caught = list(pool.map(check, enumerate(FAULTS)))
+    missed = [fault for fault, found in zip(FAULTS, caught, strict=True) if not found]
+    assert len(FAULTS) >= 20
+    assert missed == []
