@@ -4,13 +4,23 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
 
-.PHONY: serve test lint train-env format clean
+.PHONY: serve test lint verify-kernels overlay bench train-env format clean
 
 serve: .venv/serve.stamp
 	$(BIN)/emamba-service $(if $(PORT),--port $(PORT))
 
 test: lint
 	$(BIN)/pytest
+
+verify-kernels: .venv/dev.stamp
+	EMAMBA_VERIFY=full $(BIN)/pytest tests/hls
+
+overlay: .venv/train.stamp
+	$(BIN)/emamba build overlay models/$(or $(MODEL),mars)/$(or $(VERSION),1) \
+		--preset $(or $(PRESET),fast)
+
+bench: .venv/bench.stamp
+	$(BIN)/python -m bench.engines
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -36,6 +46,10 @@ clean:
 
 .venv/train.stamp: .venv/bin/python $(PROJECTS)
 	$(PIP) -e '.[train]' -e ./service -e ./client
+	@touch $@
+
+.venv/bench.stamp: .venv/train.stamp requirements-bench.txt
+	$(PIP) -r requirements-bench.txt
 	@touch $@
 
 .venv/dev.stamp: .venv/bin/python .venv/train.stamp requirements-dev.txt

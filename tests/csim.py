@@ -78,9 +78,9 @@ def compile_kernel(
     return library
 
 
-def run_compiler(*arguments: str) -> None:
-    """Run the C++ compiler; raises `RuntimeError` with what it says."""
-    path = compiler()
+def run_compiler(*arguments: str, command: str | None = None) -> None:
+    """Run a C++ compiler, the host's if none is named; raises `RuntimeError` with what it says."""
+    path = command or compiler()
     assert path is not None
     done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -90,9 +90,7 @@ def run_compiler(*arguments: str) -> None:
 def run_program(program: Path, *arguments: object, timeout_s: float | None = None) -> str:
     """What a program prints; raises `RuntimeError` with stderr unless it exits 0."""
     command = [str(program), *map(str, arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=timeout_s
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
     if done.returncode != 0:
         raise RuntimeError(done.stdout + done.stderr)
     return done.stdout
@@ -212,5 +210,3 @@ def load_kernel(library: Path, model: IntegerModel) -> Kernel:
     kernel = Kernel(library, model.config)
     kernel.load(model)
     return kernel
-
-

@@ -1,4 +1,4 @@
-"""What the `emamba` command does: train, evaluate, compare, inspect."""
+"""What the `emamba` command does: train, evaluate, compare, inspect, export, build."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from emamba import __version__
 from emamba.data import DataError, MarsSplit, read_mars
 from emamba.engines import EngineError, open_engine
 from emamba.evaluate import in_batches, pose_report
+from emamba.export import export_hls
+from emamba.export.image import ImageError
+from emamba.export.presets import PresetError
 from emamba.fixed import interval_bounds
 from emamba.fixed.model import activation_widths
 from emamba.package import Package, PackageError, load_package
@@ -36,9 +39,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 train_app = typer.Typer(no_args_is_help=True, help="Train a float network and its integer package.")
 search_app = typer.Typer(no_args_is_help=True, help="Search for sizes under a parameter budget.")
 package_app = typer.Typer(no_args_is_help=True, help="Look into model packages.")
+export_app = typer.Typer(no_args_is_help=True, help="Write what is built from a package.")
+build_app = typer.Typer(no_args_is_help=True, help="Build engines of a package.")
 app.add_typer(train_app, name="train")
 app.add_typer(search_app, name="search")
 app.add_typer(package_app, name="package")
+app.add_typer(export_app, name="export")
+app.add_typer(build_app, name="build")
 
 DataFolder = Annotated[
     Path, typer.Option("--data", help="MARS as cloned (feature/*.npy) or as mars_<split>.npz.")
@@ -214,7 +221,20 @@ def train_mars_command(
     for name in ("float", "mirror"):
         _add_row(table, name, record["test"][name])
     console.print(table)
-    console.print(f"package: {out / 'packages' / 'mars' / version}")
+    package = out / "packages" / "mars" / version
+    console.print(f"package: {package}")
+    _build_ahead(package)
+
+
+def _build_ahead(folder: Path) -> None:
+    """Compiles a new package's engine now, so that the first to serve it need not wait."""
+    try:
+        engine = open_engine("native", load_package(folder).model)
+    except EngineError as error:
+        typer.echo(f"no native engine here: {error}", err=True)
+        return
+    typer.echo(f"native engine: {engine.info.description}", err=True)
+    engine.close()
 
 
 @app.command()
@@ -383,6 +403,45 @@ def _bound_table(package: Package) -> Table:
     return table
 
 
+@export_app.command("hls")
+def export_hls_command(
+    folder: Annotated[Path, typer.Argument(help="Package folder, e.g. models/mars/1.")],
+    preset: Annotated[str, typer.Option(help="How much works at once: fast or small.")] = "fast",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; hls/generated/NAME-PRESET if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a kernel's sources, weights image and golden vectors; the C++ needs nothing else."""
+    package = load_package(folder)
+    target = out or Path("hls") / "generated" / f"{package.name}-{preset}"
+    record = export_hls(package, preset, target)
+    if as_json:
+        typer.echo(json.dumps(record, allow_nan=False))
+        return
+    console = Console()
+    modelled = record["modelled"]
+    console.print(f"{target}: {', '.join([*record['files'], 'export.json'])}")
+    console.print(
+        f"modelled at {modelled['clock_hz'] / 1e6:.0f} MHz: a frame every "
+        f"{modelled['interval_cycles']} cycles, {modelled['latency_cycles']} cycles through"
+    )
+    table = Table("resource", "modelled", "of a ZCU102", title=f"preset {preset}")
+    for name, count in modelled["resources"].items():
+        table.add_row(name, f"{count:g}", f"{modelled['shares'][name]:.1%}")
+    console.print(table)
+
+
+@build_app.command("native")
+def build_native_command(
+    folder: Annotated[Path, typer.Argument(help="Package folder, e.g. models/mars/1.")],
+) -> None:
+    """Compile the native engine for this machine now, and check it against the mirror."""
+    engine = open_engine("native", load_package(folder).model)
+    typer.echo(f"native: {engine.info.description}; equals the mirror")
+    engine.close()
+
+
 def _load_checkpoint(path: Path) -> Checkpoint:
     from emamba.train.checkpoint import CheckpointError, load_checkpoint  # noqa: PLC0415
 
@@ -407,7 +466,7 @@ def run() -> None:
     command: Callable[[], None] = app
     try:
         command()
-    except (UserError, DataError, PackageError, EngineError) as error:
+    except (UserError, DataError, PackageError, EngineError, PresetError, ImageError) as error:
         typer.echo(f"emamba: {error}", err=True)
         sys.exit(1)
     except OSError as error:

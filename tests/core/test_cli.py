@@ -96,7 +96,7 @@ def test_mistakes_are_one_line_with_the_cure(package_folder: Path, data: Path) -
 
 def test_an_unknown_engine_is_named(package_folder: Path, data: Path) -> None:
     result = emamba("evaluate", package_folder, "--data", data, "--engine", "abacus")
-    assert result.stderr == "emamba: engine must be one of auto, mirror; not 'abacus'\n"
+    assert result.stderr == "emamba: engine must be one of auto, native, mirror; not 'abacus'\n"
 
 
 def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:

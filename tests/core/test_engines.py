@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emamba import engines
-from emamba.engines import Engine, EngineError, open_engine
+from emamba.engines import Engine, EngineError, MirrorEngine, open_engine
 from emamba.fixed import IntegerModel, Mirror
 from random_models import MARS_CONFIG, random_model
 
@@ -19,12 +19,16 @@ def test_the_mirror_engine_gives_the_mirrors_bits() -> None:
     engine.close()
 
 
-def test_auto_takes_the_first_that_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_first_that_opens(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(model: IntegerModel) -> Engine:
         raise EngineError("no board here")
 
-    monkeypatch.setattr(engines, "ENGINES", {"board": broken, **engines.ENGINES})
+    found = {"board": broken, "mirror": MirrorEngine}
+    monkeypatch.setattr(engines, "ENGINES", found)
     assert open_engine("auto", MODEL).info.name == "mirror"
+    assert caplog.messages == ["engine board does not open, trying the next: no board here"]
     with pytest.raises(EngineError, match="no board here"):
         open_engine("board", MODEL)
     monkeypatch.setattr(engines, "ENGINES", {"board": broken})
@@ -33,5 +37,5 @@ def test_auto_takes_the_first_that_opens(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_unknown_engine_is_named() -> None:
-    with pytest.raises(EngineError, match="engine must be one of auto, mirror; not 'gpu'"):
+    with pytest.raises(EngineError, match="engine must be one of auto, native, mirror; not 'gpu'"):
         open_engine("gpu", MODEL)

@@ -19,6 +19,7 @@ from emamba.export.golden import saturation_mask, stage_of_stream
 from emamba.export.presets import PRESETS, preset
 from emamba.fixed import IntegerModel, Mirror
 from emamba.package import Package, load_package
+from random_configs import configs
 from random_models import random_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,27 +99,6 @@ def test_a_new_model_needs_no_new_kernel(mars: Package) -> None:
     for seed in range(3):
         other = random_model(config, seed)
         assert_equal(load_kernel(library, other), other, random_frames(config, 4, seed))
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> ModelConfig:
-    """Any network of the family, of 1 to 256 tokens."""
-    patch = draw(st.integers(1, 3))
-    rows, cols = draw(st.integers(1, 16)), draw(st.integers(1, 16))
-    return ModelConfig(
-        input_height=patch * rows,
-        input_width=patch * cols,
-        input_channels=draw(st.integers(1, 5)),
-        n_outputs=draw(st.integers(1, 64)),
-        d_model=draw(st.integers(4, 64)),
-        n_layer=draw(st.integers(1, 4)),
-        d_state=draw(st.integers(1, 16)),
-        d_conv=draw(st.integers(2, 4)),
-        expand=draw(st.integers(1, 3)),
-        dt_rank=draw(st.integers(1, 4)),
-        patch=patch,
-        head_width=draw(st.integers(1, 48)),
-    )
 
 
 @settings(

@@ -22,6 +22,8 @@ from emamba.package import Package
 
 __all__ = ["export_hls", "kernel_files"]
 
+_RESOURCES = ("dsp", "lut", "ff", "bram36")
+
 
 def kernel_files(model: IntegerModel, folding: Folding) -> dict[str, str]:
     """The generated sources of one kernel, by path: sizes, top and outermost wrapper.
@@ -77,5 +79,6 @@ def _modelled(model: IntegerModel, folding: Folding) -> dict[str, Any]:
         "clock_hz": CLOCK_HZ,
         "interval_cycles": timing.interval_cycles,
         "latency_cycles": timing.latency_cycles,
-        "resources": {"dsp": needs.dsp, "lut": needs.lut, "ff": needs.ff, "bram36": needs.bram36},
+        "resources": {name: getattr(needs, name) for name in _RESOURCES},
+        "shares": dict(zip(_RESOURCES, needs.shares(), strict=True)),
     }

@@ -118,4 +118,3 @@ def native_folding(config: ModelConfig) -> Folding:
             rows = math.ceil(rows / _VECTOR_LANES) * _VECTOR_LANES
         lanes[stage] = (rows, shape.cols)
     return NativeFolding(config, lanes)
-

@@ -20,7 +20,13 @@ from emamba.export.pipeline import Stream, streams
 from emamba.fixed import IntegerModel, Mirror
 from emamba.fixed.mirror import Trace
 
-__all__ = ["GOLDEN_VERSION", "golden_frames", "golden_vectors", "saturation_mask", "stage_of_stream"]
+__all__ = [
+    "GOLDEN_VERSION",
+    "golden_frames",
+    "golden_vectors",
+    "saturation_mask",
+    "stage_of_stream",
+]
 
 GOLDEN_VERSION = 1
 _RANDOM_FRAMES = 11

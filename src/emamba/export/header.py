@@ -107,9 +107,7 @@ namespace pipeline_depth {{
 
 def config_header(config: ModelConfig, folding: Folding, depths: Mapping[str, int]) -> str:
     """The text of `config.hpp`; `depths` are pipeline depths in cycles by stage."""
-    derived = {
-        name: getattr(config, name) for name in ("d_inner", "n_tokens", "patch_dim")
-    }
+    derived = {name: getattr(config, name) for name in ("d_inner", "n_tokens", "patch_dim")}
     return _TEMPLATE.format(
         interface_version=INTERFACE_VERSION,
         config_hash=config_hash(config, activation_widths(config))[:16],

@@ -204,9 +204,7 @@ INTERFACE = Interface(
     ports=(StreamPort("s_axis_in", False, 64), StreamPort("m_axis_out", True, 64)),
     windows=(
         Window("axi_dma_0", "S_AXI_LITE", 0xA000_0000, 0x1_0000, "xilinx.com:ip:axi_dma:7.1"),
-        Window(
-            "emamba_0", "s_axi_control", 0xA001_0000, 0x1_0000, f"emamba:hls:{KERNEL_TOP}:1.0"
-        ),
+        Window("emamba_0", "s_axi_control", 0xA001_0000, 0x1_0000, f"emamba:hls:{KERNEL_TOP}:1.0"),
         Window("axi_intc_0", "s_axi", 0xA002_0000, 0x1_0000, "xilinx.com:ip:axi_intc:4.1"),
     ),
     interrupts=(
