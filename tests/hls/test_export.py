@@ -1,0 +1,114 @@
+"""`emamba export hls`, `emamba build native`, the testbench, and the checked-in kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import csim
+from emamba.export import export_hls, kernel_files
+from emamba.export.image import ImageError, image_crc, weights_image
+from emamba.export.presets import PRESETS, preset
+from emamba.fixed import IntegerModel
+from emamba.fixed.tables import IntegerTable
+from emamba.package import Package, load_package
+from random_models import MARS_CONFIG, random_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def mars() -> Package:
+    return load_package(ROOT / "models" / "mars" / "1")
+
+
+def emamba(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "emamba"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_checked_in_kernels_are_what_export_writes(mars: Package, name: str) -> None:
+    folder = ROOT / "hls" / "generated" / f"mars-{name}"
+    for path, text in kernel_files(mars.model, preset(name, mars.model.config)).items():
+        assert (folder / path).read_text() == text, f"run emamba export hls --preset {name}"
+
+
+def test_export_is_complete_and_repeatable(mars: Package, tmp_path: Path) -> None:
+    out = tmp_path / "kernel"
+    result = emamba("export", "hls", ROOT / "models/mars/1", "--out", out, "--json")
+    assert result.returncode == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert json.loads((out / "export.json").read_text()) == record
+    for name, digest in record["files"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    assert record["package_sha256"] == mars.sha256
+    assert record["config_hash"] == mars.model.config_hash
+    assert export_hls(mars, "fast", tmp_path / "again") == record
+
+
+def test_an_unknown_preset_is_one_line() -> None:
+    result = emamba("export", "hls", ROOT / "models/mars/1", "--preset", "huge", "--out", "x")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "huge" in result.stderr
+    assert "fast" in result.stderr
+
+
+def test_build_native_says_what_it_has_built() -> None:
+    result = emamba("build", "native", ROOT / "models/mars/1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("native: kernels compiled for this machine's CPU by ")
+
+
+def test_the_image_is_the_same_for_every_folding(mars: Package, tmp_path: Path) -> None:
+    crcs = {export_hls(mars, name, tmp_path / name)["weights_crc"] for name in PRESETS}
+    assert crcs == {image_crc(weights_image(mars.model))}
+
+
+def test_a_table_that_kernels_cannot_hold_is_refused() -> None:
+    model = random_model(MARS_CONFIG, 0)
+    silu = model.tables["blocks.0.silu"]
+    rows = 40
+    long = IntegerTable(
+        "silu",
+        np.arange(rows - 1, dtype=np.int32),
+        np.zeros(rows, np.int32),
+        np.zeros(rows, np.int32),
+        silu.x_format,
+        silu.y_format,
+    )
+    odd = IntegerModel(
+        model.config, model.formats, model.tensors, model.tables | {"blocks.0.silu": long}
+    )
+    with pytest.raises(ImageError, match="silu must have at most 32 rows in use, not 40"):
+        weights_image(odd)
+
+
+def test_make_check_passes_and_a_changed_vector_fails(mars: Package, tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    export_hls(mars, "fast", tmp_path)
+    command = ["make", "-s", "-C", str(ROOT / "hls"), "check", f"EXPORT={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "16 frames, 30 sections: equal\n"), done.stderr
+    golden = tmp_path / "golden.bin"
+    raw = bytearray(golden.read_bytes())
+    raw[-4] ^= 1
+    golden.write_bytes(raw)
+    with pytest.raises(RuntimeError, match=r"output\[\d+\]: must be -?\d+, not -?\d+"):
+        csim.run_program(tmp_path / "testbench-plain", tmp_path)
+    raw[8] = 9
+    golden.write_bytes(raw)
+    with pytest.raises(RuntimeError, match="has version 9, this needs 1; run `emamba export hls`"):
+        csim.run_program(tmp_path / "testbench-plain", tmp_path)
+    golden.unlink()
+    with pytest.raises(RuntimeError, match="cannot be read; run `emamba export hls`"):
+        csim.run_program(tmp_path / "testbench-plain", tmp_path)
