@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,12 @@ def test_make_check_passes_and_a_changed_vector_fails(mars: Package, tmp_path: P
     golden.unlink()
     with pytest.raises(RuntimeError, match="cannot be read; run `emamba export hls`"):
         csim.run_program(tmp_path / "testbench-plain", tmp_path)
+
+
+def test_the_wheel_carries_the_sources(tmp_path: Path) -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel", reason="builds a wheel with hatchling")
+    (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    names = set(zipfile.ZipFile(built).namelist())
+    for folder in ("include/emamba", "native", "host", "test"):
+        for path in (ROOT / "hls" / folder).glob("*.[hc]*"):
+            assert f"emamba/hls/{folder}/{path.name}" in names
