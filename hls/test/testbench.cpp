@@ -125,16 +125,18 @@ std::vector<std::uint64_t> pack_frames(const Golden& golden) {
   return words;
 }
 
-std::vector<std::int32_t> unpack_outputs(const Golden& golden,
-                                         const std::vector<std::uint64_t>& answer) {
-  std::vector<std::int32_t> outputs;
-  for (std::size_t frame = 0; frame < golden.frames; ++frame) {
-    for (int i = 0; i < emamba::n_outputs; ++i) {
-      const std::uint64_t word = answer.at(frame * emamba::OUTPUT_WORDS + i / 4);
-      outputs.push_back(std::int16_t(word >> (i % 4 * 16)));
+/// The elements of an answer's tokens: the outputs, or a tapped stage.
+std::vector<std::int32_t> unpack_answer(const Golden& golden,
+                                        const std::vector<std::uint64_t>& answer) {
+  constexpr std::size_t token_words = emamba::words_for(emamba::ANSWER_COUNT, 4);
+  std::vector<std::int32_t> elements;
+  for (std::size_t token = 0; token < golden.frames * emamba::ANSWER_TOKENS; ++token) {
+    for (std::size_t i = 0; i < emamba::ANSWER_COUNT; ++i) {
+      const std::uint64_t word = answer.at(token * token_words + i / 4);
+      elements.push_back(std::int16_t(word >> (i % 4 * 16)));
     }
   }
-  return outputs;
+  return elements;
 }
 
 /// Prints the first mismatches; returns whether there are none.
@@ -163,7 +165,8 @@ bool check(const std::string& folder) {
 #endif
   const auto answer = call(emamba::command::infer, golden.frames, pack_frames(golden));
   ok = equal("saturated", {std::int32_t(golden.saturated)}, {std::int32_t(answer.back())}) && ok;
-  ok = equal("output", golden.sections.at("output").elements, unpack_outputs(golden, answer)) &&
+  ok = equal("answer", golden.sections.at(emamba::answer_stream).elements,
+             unpack_answer(golden, answer)) &&
        ok;
 #ifdef EMAMBA_SIMULATE
   for (const auto& [name, section] : golden.sections) {

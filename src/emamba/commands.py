@@ -24,6 +24,7 @@ from emamba.engines import EngineError, open_engine
 from emamba.evaluate import in_batches, pose_report
 from emamba.export import export_hls
 from emamba.export.image import ImageError
+from emamba.export.pipeline import TapError
 from emamba.export.presets import PresetError
 from emamba.fixed import interval_bounds
 from emamba.fixed.model import activation_widths
@@ -51,6 +52,9 @@ DataFolder = Annotated[
     Path, typer.Option("--data", help="MARS as cloned (feature/*.npy) or as mars_<split>.npz.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, alone on stdout.")]
+
+
+_EXPORT_ERRORS = (PresetError, TapError, ImageError)
 
 
 class UserError(Exception):
@@ -410,12 +414,15 @@ def export_hls_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; hls/generated/NAME-PRESET if not given.")
     ] = None,
+    tap: Annotated[
+        str | None, typer.Option(help="Answer with this stream's tokens, e.g. u_0: for debugging.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a kernel's sources, weights image and golden vectors; the C++ needs nothing else."""
     package = load_package(folder)
     target = out or Path("hls") / "generated" / f"{package.name}-{preset}"
-    record = export_hls(package, preset, target)
+    record = export_hls(package, preset, target, tap)
     if as_json:
         typer.echo(json.dumps(record, allow_nan=False))
         return
@@ -466,7 +473,7 @@ def run() -> None:
     command: Callable[[], None] = app
     try:
         command()
-    except (UserError, DataError, PackageError, EngineError, PresetError, ImageError) as error:
+    except (UserError, DataError, PackageError, EngineError, *_EXPORT_ERRORS) as error:
         typer.echo(f"emamba: {error}", err=True)
         sys.exit(1)
     except OSError as error:

@@ -93,6 +93,26 @@ def test_a_table_that_kernels_cannot_hold_is_refused() -> None:
         weights_image(odd)
 
 
+@pytest.mark.parametrize("tap", ["residual_0", "u_scan_0", "B_1", "hidden"])
+def test_a_tapped_kernel_answers_with_that_stage(mars: Package, tmp_path: Path, tap: str) -> None:
+    export_hls(mars, "small", tmp_path, tap)
+    root = csim.kernel_root()
+    program = tmp_path / "testbench"
+    csim.run_compiler(
+        "-std=c++17", "-O0", "-w", *csim.PLAIN, "-DEMAMBA_SIMULATE", f"-I{tmp_path}",
+        f"-I{root / 'include'}", f"-I{root / 'host'}", str(tmp_path / "top.cpp"),
+        str(root / "test" / "testbench.cpp"), "-o", str(program),
+    )  # fmt: skip
+    assert csim.run_program(program, tmp_path) == "16 frames, 30 sections: equal\n"
+
+
+def test_an_unknown_tap_is_one_line(tmp_path: Path) -> None:
+    result = emamba("export", "hls", ROOT / "models/mars/1", "--tap", "spline", "--out", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("emamba: a tap must be one of residual_0, norm_0,")
+    assert result.stderr.endswith("hidden; not 'spline'\n")
+
+
 def test_make_check_passes_and_a_changed_vector_fails(mars: Package, tmp_path: Path) -> None:
     if shutil.which("make") is None:
         pytest.skip("needs make")
@@ -104,7 +124,7 @@ def test_make_check_passes_and_a_changed_vector_fails(mars: Package, tmp_path: P
     raw = bytearray(golden.read_bytes())
     raw[-4] ^= 1
     golden.write_bytes(raw)
-    with pytest.raises(RuntimeError, match=r"output\[\d+\]: must be -?\d+, not -?\d+"):
+    with pytest.raises(RuntimeError, match=r"answer\[\d+\]: must be -?\d+, not -?\d+"):
         csim.run_program(tmp_path / "testbench-plain", tmp_path)
     raw[8] = 9
     golden.write_bytes(raw)

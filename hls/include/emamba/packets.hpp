@@ -9,7 +9,8 @@
 
 namespace emamba {
 
-constexpr int OUTPUT_WORDS = words_for(n_outputs, 4);
+/// Words of one frame's answer.
+constexpr int OUTPUT_WORDS = ANSWER_TOKENS * words_for(ANSWER_COUNT, 4);
 
 /// CRC-32 (ISO-HDLC, as zlib's) of `crc`'s words and one more.
 inline half_word_t crc32(half_word_t crc, word_t word) {
@@ -50,26 +51,28 @@ frame_words:
   chain_out.write(word_t(crc) << 32);
 }
 
-inline void collect_stage(token_stream_t<width::output, n_outputs>& outputs, chain_t& chain_in,
-                          chain_t& out) {
+/// Makes words of what a kernel answers with: its outputs, or a tapped stage's tokens.
+template <int WIDTH>
+void collect_stage(token_stream_t<WIDTH, ANSWER_COUNT>& answers, chain_t& chain_in, chain_t& out) {
+  constexpr int token_words = words_for(ANSWER_COUNT, 4);
   const Header header = read_header(chain_in);
   const half_word_t words = header.load ? half_word_t(0) : half_word_t(header.count * OUTPUT_WORDS);
-  output_t output[4 * OUTPUT_WORDS];
-  int at = 0;  // word of its frame
+  signed_t<WIDTH> answer[4 * token_words];
+  int at = 0;  // word of its token
 collect:
   for (half_word_t i = 0; i < words; ++i) {
 #pragma HLS PIPELINE II = 1
     EMAMBA_TICK(pipeline_depth::collect);
-    if (at == 0) read_token<width::output, n_outputs>(outputs, output);
+    if (at == 0) read_token<WIDTH, ANSWER_COUNT>(answers, answer);
     word_t word = 0;
     for (int lane = 3; lane >= 0; --lane) {
 #pragma HLS UNROLL
       const int index = 4 * at + lane;
-      const output_t value = index < n_outputs ? output[index] : output_t(0);
+      const signed_t<WIDTH> value = index < ANSWER_COUNT ? answer[index] : signed_t<WIDTH>(0);
       word = word << 16 | word_t(unsigned(int(value)) & 0xffffu);
     }
     out.write(word);
-    at = next_of(at, OUTPUT_WORDS);
+    at = next_of(at, token_words);
   }
   out.write(chain_in.read());
 }

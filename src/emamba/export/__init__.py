@@ -12,7 +12,7 @@ from emamba.export.golden import GOLDEN_VERSION, golden_vectors
 from emamba.export.header import INTERFACE_VERSION, config_header
 from emamba.export.image import image_crc, weights_image
 from emamba.export.interface import ip_source
-from emamba.export.pipeline import top_source
+from emamba.export.pipeline import find_tap, top_source
 from emamba.export.presets import preset
 from emamba.export.resources import resources, total
 from emamba.export.sources import source_hash
@@ -25,28 +25,34 @@ __all__ = ["export_hls", "kernel_files"]
 _RESOURCES = ("dsp", "lut", "ff", "bram36")
 
 
-def kernel_files(model: IntegerModel, folding: Folding) -> dict[str, str]:
+def kernel_files(model: IntegerModel, folding: Folding, tap: str | None = None) -> dict[str, str]:
     """The generated sources of one kernel, by path: sizes, top and outermost wrapper.
 
-    They depend on the model's sizes and on the folding, not on its weights.
+    They depend on the model's sizes and on the folding, not on its weights. With `tap`, a stream's
+    name, the kernel answers with that stage's tokens. Raises `TapError` for an unknown one.
     """
     config = model.config
+    tapped = None if tap is None else find_tap(tap, config)
     return {
-        "emamba/config.hpp": config_header(config, folding, pipeline_depths(config, folding)),
-        "top.cpp": top_source(config, fifo_depths(config, folding)),
+        "emamba/config.hpp": config_header(
+            config, folding, pipeline_depths(config, folding), tapped
+        ),
+        "top.cpp": top_source(config, fifo_depths(config, folding), tapped),
         "ip.cpp": ip_source(len(weights_image(model))),
     }
 
 
-def export_hls(package: Package, preset_name: str, out: Path) -> dict[str, Any]:
+def export_hls(
+    package: Package, preset_name: str, out: Path, tap: str | None = None
+) -> dict[str, Any]:
     """Write everything that a kernel of `package` is built and checked from; returns `export.json`.
 
-    Equal inputs give equal bytes. Raises `PresetError`, `ImageError` or `OSError`.
+    Equal inputs give equal bytes. Raises `PresetError`, `TapError`, `ImageError` or `OSError`.
     """
     model = package.model
     folding = preset(preset_name, model.config)
     image = weights_image(model)
-    files = {name: text.encode() for name, text in kernel_files(model, folding).items()}
+    files = {name: text.encode() for name, text in kernel_files(model, folding, tap).items()}
     files["weights.bin"] = image.astype("<u8").tobytes()
     files["golden.bin"] = golden_vectors(model)
     record = {
@@ -54,6 +60,7 @@ def export_hls(package: Package, preset_name: str, out: Path) -> dict[str, Any]:
         "package_sha256": package.sha256,
         "config_hash": model.config_hash,
         "preset": preset_name,
+        "tap": tap,
         "folding": folding.constants(),
         "interface_version": INTERFACE_VERSION,
         "golden_version": GOLDEN_VERSION,

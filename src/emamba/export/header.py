@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from emamba.config import ModelConfig, config_hash
 from emamba.export.folding import Folding
 from emamba.export.image import TABLE_ROWS
+from emamba.export.pipeline import Stream, output_stream, tokens_of
 from emamba.fixed.intervals import ACC_WIDTH, SCAN_ACC_WIDTH
 from emamba.fixed.model import (
     ACTIVATION_WIDTHS,
@@ -81,6 +82,11 @@ using acc_t = signed_t<ACC_WIDTH>;
 using scan_acc_t = signed_t<SCAN_ACC_WIDTH>;
 using product_t = signed_t<PRODUCT_WIDTH>;
 
+// What is answered of each frame: ANSWER_TOKENS tokens of ANSWER_COUNT int16, four to a word.
+constexpr char answer_stream[] = "{answer}";
+constexpr int ANSWER_TOKENS = {answer_tokens};
+constexpr int ANSWER_COUNT = {answer_count};
+
 // Bit of each format in the saturation mask.
 namespace format {{
 {formats}
@@ -105,8 +111,14 @@ namespace pipeline_depth {{
 """
 
 
-def config_header(config: ModelConfig, folding: Folding, depths: Mapping[str, int]) -> str:
-    """The text of `config.hpp`; `depths` are pipeline depths in cycles by stage."""
+def config_header(
+    config: ModelConfig, folding: Folding, depths: Mapping[str, int], tap: Stream | None = None
+) -> str:
+    """The text of `config.hpp`; `depths` are pipeline depths in cycles by stage.
+
+    `tap` is the stream that a debugging kernel answers with, in place of its outputs.
+    """
+    answer = tap or output_stream(config)
     derived = {name: getattr(config, name) for name in ("d_inner", "n_tokens", "patch_dim")}
     return _TEMPLATE.format(
         interface_version=INTERFACE_VERSION,
@@ -120,6 +132,9 @@ def config_header(config: ModelConfig, folding: Folding, depths: Mapping[str, in
         unit_frac=UNIT_FRAC,
         state_shift=STATE_SHIFT,
         table_rows=TABLE_ROWS,
+        answer=answer.name,
+        answer_tokens=tokens_of(answer, config),
+        answer_count=answer.count,
         formats=_constants(FORMAT_BITS),
         folds=_constants(folding.constants()),
         depths=_constants(depths),
