@@ -71,6 +71,15 @@ class stream : public emamba::WatchedStream {
     return item.value;
   }
 
+  /// As hardware has it: false until the next item's cycle has passed. The answer is not known while
+  /// nothing is under way, so others have their turn first.
+  bool read_nb(T& value) {
+    while (items_.empty()) emamba::simulation().block("stream " + name_ + " is EMPTY");
+    if (items_.front().cycle >= emamba::simulation().clock()) return false;
+    value = read();
+    return true;
+  }
+
   void write(const T& value) {
     while (is_full()) emamba::simulation().block("stream " + name_ + " is FULL");
     auto& simulation = emamba::simulation();
@@ -143,6 +152,12 @@ class stream : public emamba::WatchedStream {
     if (emamba::Streams::all().watched) read_cycles_.push_back(cycle);
   }
 
+  /// Of an AXI4-Stream transfer, its data.
+  template <class Transfer>
+  static auto append_elements(const Transfer& transfer, int width, std::vector<std::int32_t>& out)
+      -> decltype(transfer.data, void()) {
+    append_elements(transfer.data, width, out);
+  }
 #ifdef EMAMBA_PLAIN_INTS
   template <class Token>
   static auto append_elements(const Token& token, int, std::vector<std::int32_t>& out)
@@ -156,7 +171,8 @@ class stream : public emamba::WatchedStream {
   }
 #else
   template <class Token>
-  static void append_elements(const Token& token, int width, std::vector<std::int32_t>& out) {
+  static auto append_elements(const Token& token, int width, std::vector<std::int32_t>& out)
+      -> decltype(token.to_uint64(), void()) {
     for (int at = 0; at < Token::width; at += width) {
       const std::uint64_t bits = Token(token >> at).to_uint64() << (64 - width);
       out.push_back(std::int32_t(std::int64_t(bits) >> (64 - width)));

@@ -26,25 +26,28 @@ namespace emamba {
 
 class Simulation {
  public:
-  /// Adds a process to the next `run`.
+  /// Adds a process to the next `run`, or to the one under way.
   void spawn(std::string name, std::function<void()> body) {
     processes_.push_back(std::make_unique<Process>());
     processes_.back()->name = std::move(name);
     processes_.back()->body = std::move(body);
+    prepare(*processes_.back());
   }
 
-  /// Runs all processes to their end; throws `std::runtime_error` on deadlock.
+  /// Runs all processes to their end; throws `std::runtime_error` on deadlock. A top that is itself
+  /// a process has spawned its stages into the run under way, and is done.
   void run() {
-    for (auto& process : processes_) prepare(*process);
+    if (inside()) return;
     bool unfinished = true;
     while (unfinished) {
       progress_ = false;
       unfinished = false;
-      for (auto& process : processes_) {
-        if (process->done) continue;
-        resume(*process);
-        if (!process->error.empty()) fail(process->name + ": " + process->error);
-        unfinished = unfinished || !process->done;
+      for (std::size_t i = 0; i < processes_.size(); ++i) {
+        Process& process = *processes_[i];
+        if (process.done) continue;
+        resume(process);
+        if (!process.error.empty()) fail(process.name + ": " + process.error);
+        unfinished = unfinished || !process.done;
       }
       if (unfinished && !progress_) fail(deadlock());
     }

@@ -118,19 +118,13 @@ inline void run_token(const Block& block, bool first, residual_t (&residual)[Out
 
 void run_frame(const Model& model, const std::int8_t* frame, std::int16_t* outputs) {
   Unwatched none;
-  Patches tokens;
-  for (int row = 0; row < input_height; ++row) {
-    for (int col = 0; col < input_width / patch; ++col) {
-      act_t* to = tokens.values[row / patch * (input_width / patch) + col] +
-                  row % patch * patch * input_channels;
-      for (int i = 0; i < patch * input_channels; ++i) to[i] = *frame++;
-    }
-  }
   Residuals residuals;
   acc_t embed_acc[PatchEmbed::F::PE];
   for (int t = 0; t < n_tokens; ++t) {
+    act_t token[patch_dim];
+    for (int i = 0; i < patch_dim; ++i) token[i] = frame[patches(t, i)];
     for_each_step<PatchEmbed::F>([&](Step at) {
-      patch_embed(model.patch_embed, at, tokens.values[t], embed_acc, residuals[t], none);
+      patch_embed(model.patch_embed, at, token, embed_acc, residuals[t], none);
     });
   }
   for (const Block& block : model.blocks) {
@@ -141,10 +135,8 @@ void run_frame(const Model& model, const std::int8_t* frame, std::int16_t* outpu
   acc_t fc1_acc[HeadFc1::F::NF][HeadFc1::F::PE];
   act_t hidden[HeadFc1::F::PADDED_ROWS];
   for (int t = 0; t < n_tokens; ++t) {
-    act_t x[d_model];
-    head_input(model.head_fc1, residuals[t], x, none);
     for_each_step<HeadFc1::F>(
-        [&](Step at) { head_fc1(model.head_fc1, t, at, x, fc1_acc, hidden, none); });
+        [&](Step at) { head_fc1(model.head_fc1, t, at, residuals[t], fc1_acc, hidden, none); });
   }
   acc_t fc2_acc[HeadFc2::F::PE];
   output_t output[HeadFc2::F::PADDED_ROWS];

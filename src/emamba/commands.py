@@ -28,6 +28,7 @@ from emamba.export.pipeline import TapError
 from emamba.export.presets import PresetError
 from emamba.fixed import interval_bounds
 from emamba.fixed.model import activation_widths
+from emamba.overlay import ManifestError, OverlayError, ReportError, build_overlay
 from emamba.package import Package, PackageError, load_package
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ DataFolder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, alone on stdout.")]
 
 
-_EXPORT_ERRORS = (PresetError, TapError, ImageError)
+_BUILD_ERRORS = (PresetError, TapError, ImageError, OverlayError, ReportError, ManifestError)
 
 
 class UserError(Exception):
@@ -439,6 +440,21 @@ def export_hls_command(
     console.print(table)
 
 
+@build_app.command("overlay")
+def build_overlay_command(
+    folder: Annotated[Path, typer.Argument(help="Package folder, e.g. models/mars/1.")],
+    preset: Annotated[str, typer.Option(help="How much works at once: fast or small.")] = "fast",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to build in; build/overlay-NAME-PRESET if not given."),
+    ] = None,
+) -> None:
+    """Build the ZCU102 bitstream with Vitis HLS and Vivado; a second call goes on."""
+    package = load_package(folder)
+    target = out or Path("build") / f"overlay-{package.name}-{preset}"
+    typer.echo(f"overlay: {build_overlay(package, preset, target)}")
+
+
 @build_app.command("native")
 def build_native_command(
     folder: Annotated[Path, typer.Argument(help="Package folder, e.g. models/mars/1.")],
@@ -473,7 +489,7 @@ def run() -> None:
     command: Callable[[], None] = app
     try:
         command()
-    except (UserError, DataError, PackageError, EngineError, *_EXPORT_ERRORS) as error:
+    except (UserError, DataError, PackageError, EngineError, *_BUILD_ERRORS) as error:
         typer.echo(f"emamba: {error}", err=True)
         sys.exit(1)
     except OSError as error:

@@ -217,11 +217,10 @@ def _processor_flags() -> tuple[str, ...]:
 
 def _processor() -> str:
     """What `native` means here: libraries in a shared home must not meet another processor."""
-    flags = []
+    names = ("flags", "Features", "CPU part")
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.split(":")[0].strip() in ("flags", "Features", "CPU part"):
-                flags.append(line)
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = [line for line in lines if line.split(":")[0].strip() in names]
     except OSError:
         flags = [platform.processor()]
     return platform.machine() + "".join(sorted(set(flags)))

@@ -42,17 +42,17 @@ FAULTS = (
     Fault("matvec", "narrow<PAIR_WIDTH>(even + odd)", "narrow<PAIR_WIDTH>(even - odd)"),
     Fault("matvec", "acc[pe] = bias[pe];", "acc[pe] = 0;"),
     Fault("matvec", "next.sf = row_ends ? 0 : at.sf + 1;", "next.sf = 0;"),
-    Fault("patches", "row % patch * patch_row_bytes", "row % patch"),
+    Fault("patches", "element % patch_row_bytes", "element % patch"),
     Fault("range_norm", "2 * total + d_model +", "2 * total +"),
     Fault("range_norm", "x[i] > most ? x[i] : most", "x[i] > most ? most : x[i]"),
     Fault("range_norm", "range == 0 ? 0u", "range == 1 ? 0u"),
     Fault("range_norm", "+ p.beta[at.nf][pe]", "- p.beta[at.nf][pe]"),
     Fault("in_proj", "acc[InProj::PE + pe], z_shift", "acc[InProj::PE + pe], x_shift"),
-    Fault("conv1d", "p.weight[tap][at.nf][pe] * old", "p.weight[d_conv - 1 - tap][at.nf][pe] * old"),
+    Fault("conv1d", "p.weight[tap][at.nf][pe]", "p.weight[d_conv - 1 - tap][at.nf][pe]"),
     Fault("conv1d", "const act_t old = first ?", "const act_t old = false ?"),
     Fault("x_proj", "row < dt_rank + d_state ? 1 : 2", "row <= dt_rank + d_state ? 1 : 2"),
     Fault("dt_proj", "relu(acc[pe])", "acc[pe]"),
-    Fault("selective_scan", "exp[0][-dt_A & (EXP_SIZE - 1)]", "exp[0][(1 - dt_A) & (EXP_SIZE - 1)]"),
+    Fault("selective_scan", "[-dt_A & (EXP_SIZE - 1)]", "[(1 - dt_A) & (EXP_SIZE - 1)]"),
     Fault("selective_scan", "const state_t h = first ?", "const state_t h = false ?"),
     Fault("selective_scan", "dA[lane] * h + dBu", "dA[lane] * h - dBu"),
     Fault("selective_scan", "stored.right = STATE_SHIFT;", "stored.right = STATE_SHIFT - 1;"),
@@ -79,7 +79,7 @@ def mutated_root(fault: Fault, folder: Path) -> Path:
 
 
 def is_caught(model: IntegerModel, root: Path, folder: Path) -> bool:
-    """Whether the testbench fails: some stage, output, mask or CRC differs, or the run does not end.
+    """Whether the testbench fails: a stage, output, mask or CRC differs, or the run does not end.
 
     The kernel must compile: a fault that does not is none. No assertion is compiled in, so that
     equality alone must find it.

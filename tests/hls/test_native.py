@@ -102,9 +102,7 @@ def test_calls_from_many_threads_do_not_mix() -> None:
     def work(seed: int) -> None:
         batch = frames(MARS_CONFIG, 16 + seed, seed)
         wanted = Mirror(MODEL).run(batch)
-        for _ in range(20):
-            if not np.array_equal(engine.run(batch), wanted):
-                wrong.append(seed)
+        wrong.extend(seed for _ in range(20) if not np.array_equal(engine.run(batch), wanted))
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
     for worker in workers:

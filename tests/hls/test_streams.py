@@ -62,7 +62,7 @@ def test_a_packet_that_is_too_long_is_left_over(kernel: Kernel) -> None:
 
 def test_an_image_of_another_length_stops_the_load(kernel: Kernel) -> None:
     image = weights_image(MODEL)[:-1]
-    with pytest.raises(RuntimeError, match="deadlock: .*head_fc2_stage waits, stream chain_"):
+    with pytest.raises(RuntimeError, match=r"deadlock: .*head_fc2_stage waits, stream chain_"):
         kernel.call(len(image) << 32 | 1, image, 1)
     kernel.load(MODEL)
 

@@ -143,3 +143,10 @@ count_cycles:
 }
 
 }  // namespace emamba
+
+/// The whole kernel (ip.cpp): one call takes at most one packet and gives at most one.
+void emamba_kernel(emamba::axis_stream_t& s_axis_in, emamba::axis_stream_t& m_axis_out,
+                   emamba::half_word_t command, emamba::half_word_t count,
+                   emamba::half_word_t& interface_version, emamba::word_t& config_hash,
+                   emamba::half_word_t& weights_crc, emamba::half_word_t& cycles,
+                   emamba::half_word_t& errors, emamba::half_word_t& saturated);

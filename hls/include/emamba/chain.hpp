@@ -99,31 +99,43 @@ load_shifts:
   }
 }
 
-/// Accumulator-wide numbers (biases, aligned beforehand), two to a word, PE lanes a row.
+/// COUNT accumulator-wide numbers (biases, aligned beforehand), two to a word, PE lanes a row.
 template <int COUNT, int PE, int ROWS>
 void load_acc(chain_t& words, acc_t (&values)[ROWS][PE]) {
   static_assert(ROWS * PE >= COUNT, "the rows must hold every value");
   word_t word = 0;
+  int at = 0;  // half of the word
 load_acc:
-  for (int i = 0; i < COUNT; ++i) {
+  for (int row = 0; row < ROWS; ++row) {
+    for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS PIPELINE II = 1
-    if (i % 2 == 0) word = words.read();
-    values[i / PE][i % PE] = acc_t(int(half_word_t(word)));
-    word >>= 32;
+      if (row * PE + pe < COUNT) {
+        if (at == 0) word = words.read();
+        values[row][pe] = acc_t(int(half_word_t(word)));
+        word >>= 32;
+        at = next_of(at, 2);
+      }
+    }
   }
 }
 
-/// int8 numbers, eight to a word, PE lanes a row.
+/// COUNT int8 numbers, eight to a word, PE lanes a row.
 template <int COUNT, int PE, int ROWS>
 void load_bytes(chain_t& words, weight_t (&values)[ROWS][PE]) {
   static_assert(ROWS * PE >= COUNT, "the rows must hold every value");
   word_t word = 0;
+  int at = 0;  // byte of the word
 load_bytes:
-  for (int i = 0; i < COUNT; ++i) {
+  for (int row = 0; row < ROWS; ++row) {
+    for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS PIPELINE II = 1
-    if (i % 8 == 0) word = words.read();
-    values[i / PE][i % PE] = signed_byte(word);
-    word >>= 8;
+      if (row * PE + pe < COUNT) {
+        if (at == 0) word = words.read();
+        values[row][pe] = signed_byte(word);
+        word >>= 8;
+        at = next_of(at, 8);
+      }
+    }
   }
 }
 

@@ -76,12 +76,16 @@ void conv1d_stage(token_stream_t<width::x, d_inner>& xs,
 #pragma HLS ARRAY_PARTITION variable = window.x complete dim = 1
 #pragma HLS ARRAY_PARTITION variable = window.x complete dim = 3
   act_t x[d_inner];
+#pragma HLS ARRAY_PARTITION variable = x complete
   act_t u[d_inner];
+#pragma HLS ARRAY_PARTITION variable = u complete
   Step at = FIRST_STEP;
   int token = 0;
 conv1d:
   for (half_word_t i = 0; i < frames * (n_tokens * L::STEPS); ++i) {
 #pragma HLS PIPELINE II = 1
+    // A window is read again L::STEPS iterations after it was written.
+#pragma HLS DEPENDENCE variable = window.x inter distance = L::STEPS true
     EMAMBA_TICK(pipeline_depth::conv1d);
     if (at.index == 0) read_token<width::x, d_inner>(xs, x);
     conv1d(p, at, token == 0, x, window, u, saturated);

@@ -13,6 +13,7 @@
 #include "simulation.hpp"
 
 #define EMAMBA_STREAM(name, tokens, ...) static hls::stream<__VA_ARGS__> name(#name, tokens)
+#define EMAMBA_BRAM_STREAM EMAMBA_STREAM
 #define EMAMBA_STAGE(stage, ...) emamba::simulation().spawn(#stage, [&] { stage(__VA_ARGS__); })
 #define EMAMBA_RUN() emamba::simulation().run()
 #define EMAMBA_TICK(pipeline_depth) emamba::simulation().tick(pipeline_depth)
@@ -22,6 +23,9 @@
 #define EMAMBA_STREAM(name, tokens, ...)       \
   static hls::stream<__VA_ARGS__> name(#name); \
   EMAMBA_PRAGMA(HLS STREAM variable = name depth = tokens)
+#define EMAMBA_BRAM_STREAM(name, tokens, ...) \
+  EMAMBA_STREAM(name, tokens, __VA_ARGS__);   \
+  EMAMBA_PRAGMA(HLS BIND_STORAGE variable = name type = fifo impl = bram)
 #define EMAMBA_STAGE(stage, ...) stage(__VA_ARGS__)
 #define EMAMBA_RUN()
 #define EMAMBA_TICK(pipeline_depth)

@@ -49,8 +49,11 @@ void dt_proj_stage(token_stream_t<width::dt, dt_rank>& dts,
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   act_t dt[dt_rank];
+#pragma HLS ARRAY_PARTITION variable = dt complete
   acc_t acc[F::PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete
   act_t delta[F::PADDED_ROWS];
+#pragma HLS ARRAY_PARTITION variable = delta complete
   Step at = FIRST_STEP;
 dt_proj:
   for (half_word_t i = 0; i < frames * (n_tokens * F::STEPS); ++i) {

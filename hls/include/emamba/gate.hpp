@@ -50,8 +50,11 @@ void gate_stage(token_stream_t<width::y, d_inner>& ys, token_stream_t<width::z, 
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   y_t y[d_inner];
+#pragma HLS ARRAY_PARTITION variable = y complete
   act_t z[d_inner];
+#pragma HLS ARRAY_PARTITION variable = z complete
   act_t g[d_inner];
+#pragma HLS ARRAY_PARTITION variable = g complete
   Step at = FIRST_STEP;
 gate:
   for (half_word_t i = 0; i < frames * (n_tokens * L::STEPS); ++i) {

@@ -19,45 +19,30 @@ struct HeadFc1 {
 inline void load(HeadFc1& p, chain_t& words) {
   using F = HeadFc1::F;
   load_shifts(words, p.shift);
-load_weight:
   for (int token = 0; token < n_tokens; ++token) {
-    word_t word = 0;
-    for (int i = 0; i < F::ROWS * F::COLS; ++i) {
-#pragma HLS PIPELINE II = 1
-      const int row = i / F::COLS;
-      const int col = i % F::COLS;
-      if (i % 8 == 0) word = words.read();
-      p.weight[token * F::STEPS + row / F::PE * F::SF + col / F::SIMD]
-              [col % F::SIMD * F::PE + row % F::PE] = signed_byte(word);
-      word >>= 8;
-    }
+    load_weight<F>(words, p.weight, token * F::STEPS);
   }
   load_acc<F::ROWS>(words, p.bias);
 }
 
-/// `head.input = q(residual)`: int16 -> int8 (d_model).
+/// One step of `head.input = q(residual)`, `head.hidden = q(max(weight v + bias, 0))`: a token's
+/// residual, int16 (d_model), is added to `acc`; the last token's steps give int8 (head_width).
 template <int SIZE, class Saturated>
-void head_input(const HeadFc1& p, const residual_t (&residual)[SIZE], act_t (&x)[d_model],
-                Saturated& saturated) {
-#pragma HLS INLINE
-  const Shift shift = p.shift[0];
-  for (int i = 0; i < d_model; ++i) {
-#pragma HLS UNROLL
-    x[i] = requantise<width::head_input, ACC_WIDTH>(acc_t(residual[i]), shift,
-                                                    format::head_input, saturated);
-  }
-}
-
-/// One step of `head.hidden = q(max(weight v + bias, 0))`: int8 (d_model) of one token is added to
-/// `acc`; the last token's steps give int8 (head_width).
-template <class Saturated>
-void head_fc1(const HeadFc1& p, int token, Step at, const act_t (&x)[d_model],
+void head_fc1(const HeadFc1& p, int token, Step at, const residual_t (&residual)[SIZE],
               acc_t (&acc)[HeadFc1::F::NF][HeadFc1::F::PE],
               act_t (&hidden)[HeadFc1::F::PADDED_ROWS], Saturated& saturated) {
 #pragma HLS INLINE
   using F = HeadFc1::F;
+  const Shift input_shift = p.shift[0];
+  act_t x[F::SIMD];
+#pragma HLS ARRAY_PARTITION variable = x complete
+  for (int simd = 0; simd < F::SIMD; ++simd) {
+#pragma HLS UNROLL
+    x[simd] = requantise<width::head_input, ACC_WIDTH>(acc_t(residual[at.sf * F::SIMD + simd]),
+                                                       input_shift, format::head_input, saturated);
+  }
   if (token == 0 && at.sf == 0) start(acc[at.nf], p.bias[at.nf]);
-  multiply_accumulate<F>(p.weight[token * F::STEPS + at.index], x, at.sf, acc[at.nf]);
+  multiply_accumulate<F>(p.weight[token * F::STEPS + at.index], x, 0, acc[at.nf]);
   if (token == n_tokens - 1 && at.sf == F::SF - 1) {
     const Shift shift = p.shift[1];
     for (int pe = 0; pe < F::PE; ++pe) {
@@ -78,21 +63,19 @@ inline void head_fc1_stage(token_stream_t<width::residual, d_model>& residuals,
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   residual_t residual[d_model];
-  act_t x[d_model];
+#pragma HLS ARRAY_PARTITION variable = residual complete
   acc_t acc[F::NF][F::PE];
-#pragma HLS ARRAY_PARTITION variable = acc complete dim = 2
+#pragma HLS ARRAY_PARTITION variable = acc complete
   act_t hidden[F::PADDED_ROWS];
+#pragma HLS ARRAY_PARTITION variable = hidden complete
   Step at = FIRST_STEP;
   int token = 0;
 head_fc1:
   for (half_word_t i = 0; i < frames * (n_tokens * F::STEPS); ++i) {
 #pragma HLS PIPELINE II = 1
     EMAMBA_TICK(pipeline_depth::head_fc1);
-    if (at.index == 0) {
-      read_token<width::residual, d_model>(residuals, residual);
-      head_input(p, residual, x, saturated);
-    }
-    head_fc1(p, token, at, x, acc, hidden, saturated);
+    if (at.index == 0) read_token<width::residual, d_model>(residuals, residual);
+    head_fc1(p, token, at, residual, acc, hidden, saturated);
     if (is_last<F>(at)) {
       if (token == n_tokens - 1) write_token<width::head_hidden, head_width>(hiddens, hidden);
       token = next_of(token, n_tokens);
@@ -145,8 +128,11 @@ inline void head_fc2_stage(token_stream_t<width::head_hidden, head_width>& hidde
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   act_t hidden[head_width];
+#pragma HLS ARRAY_PARTITION variable = hidden complete
   acc_t acc[F::PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete
   output_t output[F::PADDED_ROWS];
+#pragma HLS ARRAY_PARTITION variable = output complete
   Step at = FIRST_STEP;
 head_fc2:
   for (half_word_t i = 0; i < frames * F::STEPS; ++i) {

@@ -20,16 +20,22 @@ inline void load(InProj& p, chain_t& words) {
   using F = InProj::F;
   load_shifts(words, p.shift);
   word_t word = 0;
+  int at = 0;  // byte of the word
 load_weight:
-  for (int i = 0; i < F::ROWS * F::COLS; ++i) {
+  for (int half = 0; half < 2; ++half) {  // x, then z
+    for (int nf = 0; nf < F::NF; ++nf) {
+      for (int pe = 0; pe < InProj::PE; ++pe) {
+        for (int sf = 0; sf < F::SF; ++sf) {
+          for (int simd = 0; simd < F::SIMD; ++simd) {
 #pragma HLS PIPELINE II = 1
-    const int half = i / (d_inner * F::COLS);  // 0 for x, 1 for z
-    const int row = i / F::COLS % d_inner;
-    const int col = i % F::COLS;
-    if (i % 8 == 0) word = words.read();
-    p.weight[row / InProj::PE * F::SF + col / F::SIMD]
-            [col % F::SIMD * F::PE + half * InProj::PE + row % InProj::PE] = signed_byte(word);
-    word >>= 8;
+            if (at == 0) word = words.read();
+            p.weight[nf * F::SF + sf][simd * F::PE + half * InProj::PE + pe] = signed_byte(word);
+            word >>= 8;
+            at = next_of(at, 8);
+          }
+        }
+      }
+    }
   }
 }
 
@@ -67,9 +73,13 @@ void in_proj_stage(token_stream_t<width::norm, d_model>& norms,
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   act_t norm[d_model];
+#pragma HLS ARRAY_PARTITION variable = norm complete
   acc_t acc[F::PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete
   act_t x[d_inner];
+#pragma HLS ARRAY_PARTITION variable = x complete
   act_t z[d_inner];
+#pragma HLS ARRAY_PARTITION variable = z complete
   Step at = FIRST_STEP;
 in_proj:
   for (half_word_t i = 0; i < frames * (n_tokens * F::STEPS); ++i) {

@@ -63,19 +63,26 @@ bool is_last(Step at) {
 template <class F>
 using folded_weight_t = weight_t[F::STEPS][F::SIMD * F::PE];
 
-/// A row-major matrix, eight int8 to a word, into its folds.
-template <class F>
-void load_weight(chain_t& words, folded_weight_t<F>& weight) {
+/// A row-major matrix, eight int8 to a word, into its folds, from row `first` of `weight` on.
+template <class F, int ALL_STEPS>
+void load_weight(chain_t& words, weight_t (&weight)[ALL_STEPS][F::SIMD * F::PE], int first = 0) {
   word_t word = 0;
+  int at = 0;  // byte of the word
 load_weight:
-  for (int i = 0; i < F::ROWS * F::COLS; ++i) {
+  for (int nf = 0; nf < F::NF; ++nf) {
+    for (int pe = 0; pe < F::PE; ++pe) {
+      for (int sf = 0; sf < F::SF; ++sf) {
+        for (int simd = 0; simd < F::SIMD; ++simd) {
 #pragma HLS PIPELINE II = 1
-    const int row = i / F::COLS;
-    const int col = i % F::COLS;
-    if (i % 8 == 0) word = words.read();
-    weight[row / F::PE * F::SF + col / F::SIMD][col % F::SIMD * F::PE + row % F::PE] =
-        signed_byte(word);
-    word >>= 8;
+          if (nf * F::PE + pe < F::ROWS) {
+            if (at == 0) word = words.read();
+            weight[first + nf * F::SF + sf][simd * F::PE + pe] = signed_byte(word);
+            word >>= 8;
+            at = next_of(at, 8);
+          }
+        }
+      }
+    }
   }
 }
 
@@ -88,7 +95,8 @@ void multiply_accumulate(const weight_t (&weight)[F::SIMD * F::PE], const act_t 
 multiply_accumulate:
   for (int pe = 0; pe < F::PE; ++pe) {
 #pragma HLS UNROLL
-    acc_t sum = acc[pe];
+    // Summed on its own: a tree of adders, and one addition in the loop's recurrence.
+    acc_t sum = 0;
     // On a host: with the columns unrolled, the rows vectorise.
 #pragma GCC unroll 1024
     for (int col = 0; col + 1 < F::SIMD; col += 2) {
@@ -102,7 +110,7 @@ multiply_accumulate:
       const int last = F::SIMD - 1;
       sum = narrow<ACC_WIDTH>(sum + weight[last * F::PE + pe] * x[first + last]);
     }
-    acc[pe] = sum;
+    acc[pe] = narrow<ACC_WIDTH>(acc[pe] + sum);
   }
 }
 

@@ -55,9 +55,13 @@ void out_proj_stage(token_stream_t<width::g, d_inner>& gs,
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   act_t g[d_inner];
+#pragma HLS ARRAY_PARTITION variable = g complete
   residual_t old[d_model];
+#pragma HLS ARRAY_PARTITION variable = old complete
   acc_t acc[F::PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete
   residual_t residual[F::PADDED_ROWS];
+#pragma HLS ARRAY_PARTITION variable = residual complete
   Step at = FIRST_STEP;
 out_proj:
   for (half_word_t i = 0; i < frames * (n_tokens * F::STEPS); ++i) {

@@ -49,8 +49,11 @@ inline void patch_embed_stage(token_stream_t<width::input, patch_dim>& tokens,
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   act_t x[patch_dim];
+#pragma HLS ARRAY_PARTITION variable = x complete
   acc_t acc[F::PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete
   residual_t residual[F::PADDED_ROWS];
+#pragma HLS ARRAY_PARTITION variable = residual complete
   Step at = FIRST_STEP;
 patch_embed:
   for (half_word_t i = 0; i < frames * (n_tokens * F::STEPS); ++i) {

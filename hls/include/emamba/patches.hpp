@@ -9,20 +9,14 @@ namespace emamba {
 constexpr int FRAME_BYTES = input_height * input_width * input_channels;
 constexpr int FRAME_WORDS = byte_words(FRAME_BYTES);
 
-/// One frame as patches: element `i` of a token is channel `i % input_channels` of a pixel.
-struct Patches {
-  act_t values[n_tokens][patch_dim];
-};
-
-/// Puts byte `index` of a frame, (height, width, channels) in row-major order, into its patch.
-inline void patches(Patches& frame, int index, act_t value) {
+/// Byte of a frame, (height, width, channels) in row-major order, that is `element` of `token`.
+inline int patches(int token, int element) {
 #pragma HLS INLINE
-  constexpr int row_bytes = input_width * input_channels;
+  constexpr int tokens_across = input_width / patch;
   constexpr int patch_row_bytes = patch * input_channels;
-  const int row = index / row_bytes;
-  const int along = index % row_bytes;
-  const int token = row / patch * (input_width / patch) + along / patch_row_bytes;
-  frame.values[token][row % patch * patch_row_bytes + along % patch_row_bytes] = value;
+  const int row = token / tokens_across * patch + element / patch_row_bytes;
+  const int along = token % tokens_across * patch_row_bytes + element % patch_row_bytes;
+  return row * (input_width * input_channels) + along;
 }
 
 struct NoParameters {
@@ -36,8 +30,9 @@ inline void patches_stage(chain_t& frames, token_stream_t<width::input, patch_di
                           chain_t& chain_in, chain_t& chain_out) {
   NoParameters none;
   const half_word_t count = begin_stage(none, chain_in, chain_out);
-  Patches frame;
-#pragma HLS ARRAY_PARTITION variable = frame.values complete dim = 2
+  // Registers: a token takes its bytes from anywhere.
+  act_t frame[8 * FRAME_WORDS];
+#pragma HLS ARRAY_PARTITION variable = frame complete
 frame:
   for (half_word_t f = 0; f < count; ++f) {
   take_words:
@@ -47,7 +42,7 @@ frame:
       word_t word = frames.read();
       for (int byte = 0; byte < 8; ++byte) {
 #pragma HLS UNROLL
-        if (8 * i + byte < FRAME_BYTES) patches(frame, 8 * i + byte, signed_byte(word));
+        frame[8 * i + byte] = signed_byte(word);
         word >>= 8;
       }
     }
@@ -55,7 +50,12 @@ frame:
     for (int t = 0; t < n_tokens; ++t) {
 #pragma HLS PIPELINE II = 1
       EMAMBA_TICK(pipeline_depth::patches);
-      write_token<width::input, patch_dim>(tokens, frame.values[t]);
+      act_t token[patch_dim];
+      for (int i = 0; i < patch_dim; ++i) {
+#pragma HLS UNROLL
+        token[i] = frame[patches(t, i)];
+      }
+      write_token<width::input, patch_dim>(tokens, token);
     }
   }
   pass_status(chain_in, chain_out, 0);

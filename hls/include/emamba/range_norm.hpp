@@ -97,7 +97,9 @@ void range_norm_stage(token_stream_t<width::residual, d_model>& residuals,
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   residual_t x[d_model];
+#pragma HLS ARRAY_PARTITION variable = x complete
   act_t norm[d_model];
+#pragma HLS ARRAY_PARTITION variable = norm complete
   Step at = FIRST_STEP;
 range_norm:
   for (half_word_t i = 0; i < frames * (n_tokens * L::STEPS); ++i) {

@@ -27,33 +27,53 @@ struct SelectiveScan {
   Shift shift[5];  // dt_A, dBu, y, exp, D u to y's accumulator (left)
 };
 
-/// dA of every delta for one channel and state: `exp(q(delta A))`, 0..128 in units of 2^-7.
-inline void load_decays(SelectiveScan& p, const decay_t (&exp)[1][EXP_SIZE], int channel,
-                        int state, weight_t A) {
+/// dA of every delta for one channel's STATE states: `exp(q(delta A))`, 0..128 in units of 2^-7.
+inline void load_decays(SelectiveScan& p, const decay_t (&exp)[1][EXP_SIZE], int nf, int pe,
+                        int sf, const weight_t (&A)[SelectiveScan::STATE]) {
   using S = SelectiveScan;
   Unwatched none;
   const Shift shift = p.shift[0];
+  decay_t decays[S::STATE];
+#pragma HLS ARRAY_PARTITION variable = decays complete
 load_decays:
   for (int delta = 0; delta < DELTA_VALUES; ++delta) {
+    for (int s = 0; s < S::STATE; ++s) {
 #pragma HLS PIPELINE II = 1
-    // Never above 0, since delta >= 0 and A <= 0.
-    const int dt_A = requantise<width::dt_A, ACC_WIDTH>(acc_t(delta * A), shift, 0, none);
-    const int row = (channel / S::PE * DELTA_VALUES + delta) * S::SF + state / S::STATE;
-    p.decay[channel % S::PE][row][state % S::STATE] = exp[0][-dt_A & (EXP_SIZE - 1)];
+      // Never above 0, since delta >= 0 and A <= 0.
+      const int dt_A =
+          requantise<width::dt_A, ACC_WIDTH>(acc_t(delta * A[s]), shift, 0, none);
+      decays[s] = exp[0][-dt_A & (EXP_SIZE - 1)];
+      if (s == S::STATE - 1) {
+        for (int k = 0; k < S::STATE; ++k) {
+#pragma HLS UNROLL
+          p.decay[pe][(nf * DELTA_VALUES + delta) * S::SF + sf][k] = decays[k];
+        }
+      }
+    }
   }
 }
 
 inline void load(SelectiveScan& p, chain_t& words) {
+  using S = SelectiveScan;
   load_shifts(words, p.shift);
   decay_t exp[1][EXP_SIZE];  // of arguments 0, -1, -2, ...
   load_table(words, exp, 0, -1, p.shift[3], 0, EXP_ONE);
 load_A:
-  for (int channel = 0; channel < d_inner; ++channel) {
-    word_t word = 0;
-    for (int state = 0; state < d_state; ++state) {
-      if (state % 8 == 0) word = words.read();
-      load_decays(p, exp, channel, state, signed_byte(word));
-      word >>= 8;
+  for (int nf = 0; nf < S::NF; ++nf) {
+    for (int pe = 0; pe < S::PE; ++pe) {
+      word_t word = 0;
+      int at = 0;  // byte of the word
+      for (int sf = 0; sf < S::SF; ++sf) {
+        weight_t A[S::STATE];
+#pragma HLS ARRAY_PARTITION variable = A complete
+        for (int s = 0; s < S::STATE; ++s) {
+          if (at == 0) word = words.read();
+          A[s] = signed_byte(word);
+          word >>= 8;
+          at = next_of(at, 8);
+        }
+        load_decays(p, exp, nf, pe, sf, A);
+      }
     }
   }
   load_bytes<d_inner>(words, p.D);
@@ -158,8 +178,14 @@ void selective_scan_stage(token_stream_t<width::u, d_inner>& us,
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   ScanInputs in;
+#pragma HLS ARRAY_PARTITION variable = in.u complete
+#pragma HLS ARRAY_PARTITION variable = in.delta complete
+#pragma HLS ARRAY_PARTITION variable = in.B complete
+#pragma HLS ARRAY_PARTITION variable = in.C complete
   scan_acc_t acc[S::PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete
   y_t y[d_inner];
+#pragma HLS ARRAY_PARTITION variable = y complete
   Step at = FIRST_STEP;
   int token = 0;
 selective_scan:

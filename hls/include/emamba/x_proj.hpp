@@ -58,8 +58,11 @@ void x_proj_stage(token_stream_t<width::u, d_inner>& us, token_stream_t<width::d
   const half_word_t frames = begin_stage(p, chain_in, chain_out);
   saturated_t saturated = 0;
   act_t u[d_inner];
+#pragma HLS ARRAY_PARTITION variable = u complete
   acc_t acc[F::PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete
   act_t projected[F::PADDED_ROWS];
+#pragma HLS ARRAY_PARTITION variable = projected complete
   Step at = FIRST_STEP;
 x_proj:
   for (half_word_t i = 0; i < frames * (n_tokens * F::STEPS); ++i) {

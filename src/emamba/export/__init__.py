@@ -37,7 +37,7 @@ def kernel_files(model: IntegerModel, folding: Folding, tap: str | None = None) 
         "emamba/config.hpp": config_header(
             config, folding, pipeline_depths(config, folding), tapped
         ),
-        "top.cpp": top_source(config, fifo_depths(config, folding), tapped),
+        "top.cpp": top_source(folding, fifo_depths(config, folding), tapped),
         "ip.cpp": ip_source(len(weights_image(model))),
     }
 
@@ -61,7 +61,7 @@ def export_hls(
         "config_hash": model.config_hash,
         "preset": preset_name,
         "tap": tap,
-        "folding": folding.constants(),
+        "folding": folding.constants() | {"fifo_bram_bits": folding.fifo_bram_bits},
         "interface_version": INTERFACE_VERSION,
         "golden_version": GOLDEN_VERSION,
         "kernel_source_sha256": source_hash("include"),

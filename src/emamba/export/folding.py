@@ -49,12 +49,15 @@ def stage_shapes(config: ModelConfig) -> dict[str, Shape]:
 class Folding:
     """PE rows (or channels) and SIMD columns (or states) of each stage that work at once.
 
-    `lanes[stage] = (pe, simd)`. Raises `ConfigError` unless SIMD divides the columns and, where
-    rows are channels, PE divides them: what the kernels' `static_assert`s demand too.
+    `lanes[stage] = (pe, simd)`. FIFOs between blocks' stages whose tokens have `fifo_bram_bits`
+    bits or more lie in block RAM, instead of registers and logic. Raises `ConfigError` unless SIMD
+    divides the columns and, where rows are channels, PE divides them: what the kernels'
+    `static_assert`s demand too.
     """
 
     config: ModelConfig
     lanes: dict[str, tuple[int, int]]
+    fifo_bram_bits: int | None = None
 
     def __post_init__(self) -> None:
         shapes = stage_shapes(self.config)
@@ -83,7 +86,7 @@ class Folding:
     def constants(self) -> dict[str, int]:
         """What `config.hpp` holds in `fold::`, by name."""
         values = {}
-        for stage, shape in stage_shapes(self.config).items():
+        for stage in stage_shapes(self.config):
             values[f"{stage}_pe"] = self.pe(stage)
             if stage == "selective_scan":
                 values[f"{stage}_state"] = self.simd(stage)

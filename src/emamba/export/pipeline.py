@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from emamba.config import ModelConfig
+from emamba.export.folding import Folding
 from emamba.fixed.model import ACTIVATION_WIDTHS, BLOCK_WIDTHS
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Stream",
     "TapError",
     "find_tap",
+    "in_bram",
     "output_stream",
     "pipeline",
     "streams",
@@ -110,6 +112,12 @@ def tokens_of(stream: Stream, config: ModelConfig) -> int:
     return 1 if stream.name in ("hidden", "output") else config.n_tokens
 
 
+def in_bram(stream: Stream, folding: Folding) -> bool:
+    """Whether the FIFO lies in block RAM: wide, and not used only once a frame."""
+    least = folding.fifo_bram_bits
+    return least is not None and stream.bits >= least and tokens_of(stream, folding.config) > 1
+
+
 def find_tap(name: str, config: ModelConfig) -> Stream:
     """The stream to tap; raises `TapError` unless it lies between two stages."""
     inner = {s.name: s for s in streams(config)[2:-1]}
@@ -139,8 +147,10 @@ _TOP = """\
 using namespace emamba;
 
 void emamba_core(chain_t& in, chain_t& out) {{
+#ifdef EMAMBA_CORE_IS_TOP
 #pragma HLS INTERFACE mode=axis port=in
 #pragma HLS INTERFACE mode=axis port=out
+#endif
 #pragma HLS DATAFLOW
 
 {streams}
@@ -153,8 +163,9 @@ void emamba_core(chain_t& in, chain_t& out) {{
 _CHAIN_DEPTH = 2
 
 
-def top_source(config: ModelConfig, depths: Mapping[str, int], tap: Stream | None = None) -> str:
+def top_source(folding: Folding, depths: Mapping[str, int], tap: Stream | None = None) -> str:
     """The text of `top.cpp`; `depths` are FIFO depths in tokens by stream."""
+    config = folding.config
     declared = [(s, depths[s.name]) for s in streams(config)]
     calls = ["  EMAMBA_STAGE(dispatch_stage, in, frames, chain_0);"]
     links = 0
@@ -178,7 +189,11 @@ def top_source(config: ModelConfig, depths: Mapping[str, int], tap: Stream | Non
     calls.append(
         f"  EMAMBA_STAGE(collect_stage<{answer.width}>, {answer.name}, chain_{links}, out);"
     )
-    lines = [f"  EMAMBA_STREAM({s.name}, {depth}, {_token_type(s)});" for s, depth in declared]
+    lines = [
+        f"  EMAMBA_{'BRAM_' if in_bram(s, folding) else ''}STREAM"
+        f"({s.name}, {depth}, {_token_type(s)});"
+        for s, depth in declared
+    ]
     lines += [f"  EMAMBA_STREAM(chain_{i}, {_CHAIN_DEPTH}, word_t);" for i in range(links + 1)]
     return _TOP.format(streams="\n".join(lines), stages="\n".join(calls))
 

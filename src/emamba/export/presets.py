@@ -21,7 +21,9 @@ from emamba.export.timing import (
 __all__ = ["PRESETS", "PresetError", "choose", "preset"]
 
 # Largest share of any resource of the ZCU102, DMA and interconnect included.
-_MAX_SHARES = {"fast": 0.60, "small": 0.25}
+_MAX_SHARES = {"fast": 0.60, "small": 0.15}
+# Tokens of so many bits lie in block RAM, of which there is more to spare than of logic.
+_FIFO_BRAM_BITS = {"fast": None, "small": 256}
 PRESETS = tuple(_MAX_SHARES)
 
 # Stages whose rows are channels; those of other matrices are padded with zeros.
@@ -33,13 +35,13 @@ class PresetError(ValueError):
 
 
 def preset(name: str, config: ModelConfig) -> Folding:
-    """`fast`: the fastest within 60 % of each resource of a ZCU102; `small`: within 25 %.
+    """`fast`: the fastest within 60 % of each resource of a ZCU102; `small`: within 15 %.
 
     Networks that exceed the share however they are folded get their smallest folding.
     """
     if name not in _MAX_SHARES:
         raise PresetError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}; name one")
-    chooser = _Chooser(config)
+    chooser = _Chooser(config, _FIFO_BRAM_BITS[name])
     return chooser.within(_MAX_SHARES[name]) or chooser.smallest()
 
 
@@ -86,8 +88,9 @@ def _for_throughput(chooser: _Chooser, frames_per_s: float, clock_hz: float) -> 
 class _Chooser:
     """The cheapest folding of one network for any frame interval, in cycles."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fifo_bram_bits: int | None = None) -> None:
         self._config = config
+        self._fifo_bram_bits = fifo_bram_bits
         self._options = {
             stage: [
                 (_frame_cycles(config, stage, lanes), _cost(config, stage, lanes), lanes)
@@ -108,7 +111,8 @@ class _Chooser:
             )
             for stage, options in self._options.items()
         }
-        return Folding(self._config, {stage: chosen for stage, (_, chosen) in lanes.items()})
+        chosen = {stage: chosen for stage, (_, chosen) in lanes.items()}
+        return Folding(self._config, chosen, self._fifo_bram_bits)
 
     def smallest(self) -> Folding:
         """Every stage at its cheapest."""

@@ -14,7 +14,7 @@ from operator import add
 
 from emamba.config import ModelConfig
 from emamba.export.folding import Folding, Shape, stage_shapes
-from emamba.export.pipeline import pipeline, streams
+from emamba.export.pipeline import in_bram, pipeline, streams
 from emamba.export.timing import frame_words, output_words
 from emamba.fixed.intervals import ACC_WIDTH, SCAN_ACC_WIDTH
 from emamba.fixed.model import ACTIVATION_WIDTHS, BLOCK_WIDTHS
@@ -57,7 +57,7 @@ ZCU102 = Resources(dsp=2_520, lut=274_080, ff=548_160, bram36=912)
 _INT8_PRODUCT = Resources(lut=60, ff=32)
 _DIVIDER = Resources(lut=32 * 33, ff=32 * 96)
 _LOOP = Resources(lut=250, ff=300)  # counters, states, handshakes, header and status
-_LOAD_LOOP = Resources(lut=300, ff=250)  # division of the index by constants
+_LOAD_LOOP = Resources(lut=130, ff=130)  # counters, a word shifted out byte by byte
 _LOAD_TABLE = Resources(dsp=1, lut=450, ff=300)
 _CRC = Resources(lut=400, ff=100)
 _SHELL = Resources(lut=700, ff=900)  # registers, packets, cycle counter
@@ -95,7 +95,12 @@ def resources(
     words = output_words(config)
     parts["collect"] = _LOOP + _mux(words, 64) + Resources(ff=64 * words)
     chains = _fifo(2, 64) * (len(pipeline(config)) + 1)
-    tokens = (_fifo(fifo_depths[stream.name], stream.bits) for stream in streams(config))
+    tokens = (
+        _bram_fifo(fifo_depths[s.name], s.bits)
+        if in_bram(s, folding)
+        else _fifo(fifo_depths[s.name], s.bits)
+        for s in streams(config)
+    )
     parts["fifos"] = reduce(add, tokens, chains)
     return parts | {"shell": _SHELL, "system": _SYSTEM}
 
@@ -141,7 +146,8 @@ def _matvec(config: ModelConfig, stage: str, shape: Shape, pe: int, simd: int) -
         parts += (_mux(row_folds, old) + _shifter(ACC_WIDTH)) * lanes
         parts += Resources(ff=old * shape.rows)
     if stage == "head_fc1":
-        parts += _requantise(ACC_WIDTH, 8) * shape.cols + _memory(row_folds, ACC_WIDTH) * lanes
+        parts += (_mux(col_folds, _WIDTHS["residual"]) + _requantise(ACC_WIDTH, 8)) * simd
+        parts += Resources(lut=row_folds // 4, ff=row_folds) * (ACC_WIDTH * lanes)
         parts += Resources(ff=_WIDTHS["residual"] * shape.cols)
     return parts
 
@@ -257,6 +263,11 @@ def _fifo(depth: int, bits: int) -> Resources:
         return Resources(lut=bits + 12, ff=2 * bits + 8)
     if depth * bits <= _SRL_FIFO_BITS:
         return Resources(lut=bits * math.ceil(depth / 32) + 12, ff=16)
+    return _bram_fifo(depth, bits)
+
+
+def _bram_fifo(depth: int, bits: int) -> Resources:
+    """A FIFO in block RAM, its output registered."""
     return Resources(lut=40, ff=bits + 40, bram36=_ramb18(depth, bits) / 2)
 
 
