@@ -29,9 +29,10 @@ SANITIZED = (*PLAIN, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
 # Several kernels live in one process: their static parameters must not be merged by name.
 # GCC 12 sees subscripts "[0, 0]" outside of arrays of one element.
 _FLAGS = (
-    "-std=c++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -Wno-array-bounds "
-    "-DEMAMBA_SIMULATE -fno-gnu-unique"
-).split()
+    *("-std=c++17", "-Wall", "-Wextra", "-Werror"),
+    *("-Wno-unknown-pragmas", "-Wno-unused-label", "-Wno-array-bounds"),
+    *("-fno-gnu-unique", "-DEMAMBA_SIMULATE"),
+)
 # The vendor's headers are not free of these.
 _VENDOR_FLAGS = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
 

@@ -142,3 +142,13 @@ def test_the_wheel_carries_the_sources(tmp_path: Path) -> None:
     for folder in ("include/emamba", "native", "host", "test"):
         for path in (ROOT / "hls" / folder).glob("*.[hc]*"):
             assert f"emamba/hls/{folder}/{path.name}" in names
+
+
+def test_an_overlay_without_the_tools_says_what_to_install(tmp_path: Path) -> None:
+    if shutil.which("vivado") is not None:
+        pytest.skip("Vivado is installed here")
+    result = emamba("build", "overlay", ROOT / "models/mars/1", "--out", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "settings64.sh" in result.stderr
+    assert (tmp_path / "export" / "top.cpp").exists()
