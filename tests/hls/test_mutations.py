@@ -119,13 +119,24 @@ def is_caught(models: Sequence[IntegerModel], root: Path, folder: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def models() -> list[IntegerModel]:
-    """Random weights over the full range, and a network whose tokens have a range of 0."""
+    """Random weights over the full range; tokens with a range of 0; tokens with a small range.
+
+    In the last, half of a token's features are a small number and the others 0, so that the
+    rounding of their mean shows.
+    """
     model = random_model(MARS_CONFIG, 27)
-    flat = {
-        "patch_embed.weight": np.zeros_like(model.tensors["patch_embed.weight"]),
-        "patch_embed.bias": np.full_like(model.tensors["patch_embed.bias"], 3),
-    }
-    return [model, dataclasses.replace(model, tensors=model.tensors | flat)]
+    weight = np.zeros_like(model.tensors["patch_embed.weight"])
+    bias = np.zeros_like(model.tensors["patch_embed.bias"])
+    halves = weight.copy()
+    halves[::2, 0] = 1
+    embeddings = [(weight, bias + 3), (halves, bias)]
+    return [model] + [
+        dataclasses.replace(
+            model,
+            tensors={**model.tensors, "patch_embed.weight": weights, "patch_embed.bias": biases},
+        )
+        for weights, biases in embeddings
+    ]
 
 
 def test_the_kernels_without_a_fault_pass(models: list[IntegerModel], tmp_path: Path) -> None:
