@@ -109,7 +109,13 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def settings(models_dir: Path) -> Callable[..., Settings]:
     """Small limits, changed by name."""
-    small = {"models": models_dir, "max_body_bytes": 200_000, "max_points": 300, "max_frames": 8}
+    small = {
+        "models": models_dir,
+        "engine": "mirror",  # opens wherever the tests run
+        "max_body_bytes": 200_000,
+        "max_points": 300,
+        "max_frames": 8,
+    }
     return lambda **changes: Settings(**(small | changes))
 
 
