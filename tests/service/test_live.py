@@ -66,6 +66,7 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
 def start(models_dir: Path, read_timeout_s: float = 1.0) -> Live:
     options = {
         "--models": models_dir,
+        "--engine": "mirror",  # opens wherever the tests run
         "--port": 0,
         "--read-timeout-s": read_timeout_s,
         "--max-body-bytes": 100_000,
