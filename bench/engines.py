@@ -111,7 +111,7 @@ def measure(
         "rounds": rounds,
         "speed": speed,
         "accuracy": list(accuracy.values()),
-        "notes": notes,
+        "notes": notes + _disturbances(speed),
     }
 
 
@@ -182,6 +182,17 @@ def _round(contenders: list[Contender], batch: int) -> tuple[float, list[float]]
     return (_others_cpu_s() - others_s) / (time.perf_counter() - started), times_s
 
 
+def _disturbances(speed: list[Row]) -> list[str]:
+    """A note for each race that found no quiet rounds."""
+    races = {(r["threads"], r["batch"]): r["cores_used_by_others"] for r in speed}
+    return [
+        f"threads {threads}, batch {batch}: not to be quoted, other processes used {cores} cores; "
+        "measure again when the machine is quiet"
+        for (threads, batch), cores in races.items()
+        if cores > QUIET_CORES
+    ]
+
+
 def _others_cpu_s() -> float:
     """Processor seconds that all other processes have used since the machine started."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
@@ -246,8 +257,6 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     for note in report["notes"]:
         console.print(note)
-    busiest = max(row["cores_used_by_others"] for row in rows)
-    console.print(f"Other processes used up to {busiest:.2f} cores at a time.")
     console.print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
 
 
