@@ -10,13 +10,13 @@ from emamba.config import ModelConfig
 @st.composite
 def configs(draw: st.DrawFn) -> ModelConfig:
     """Any network of the family, of 1 to 256 tokens."""
-    patch = draw(st.integers(1, 3))
+    patch = draw(st.integers(1, 4))
     rows, cols = draw(st.integers(1, 16)), draw(st.integers(1, 16))
     return ModelConfig(
         input_height=patch * rows,
         input_width=patch * cols,
         input_channels=draw(st.integers(1, 5)),
-        n_outputs=draw(st.integers(1, 64)),
+        n_outputs=draw(st.integers(1, 100)),
         d_model=draw(st.integers(4, 64)),
         n_layer=draw(st.integers(1, 4)),
         d_state=draw(st.integers(1, 16)),
@@ -24,5 +24,5 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         expand=draw(st.integers(1, 3)),
         dt_rank=draw(st.integers(1, 4)),
         patch=patch,
-        head_width=draw(st.integers(1, 48)),
+        head_width=draw(st.integers(1, 64)),
     )

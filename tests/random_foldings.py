@@ -1,35 +1,11 @@
-"""Random sizes of the family and foldings of them, for property-based tests."""
+"""Random foldings of random sizes, for property-based tests."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from emamba.config import ModelConfig
-from emamba.export.folding import Folding, stage_shapes
-
-# Stages whose rows are not padded.
-_WHOLE_ROWS = ("range_norm", "in_proj", "conv1d", "selective_scan", "gate")
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> ModelConfig:
-    """Any network from 1 to 256 tokens."""
-    patch = draw(st.sampled_from((1, 2, 4)))
-    rows, columns = draw(st.integers(1, 16)), draw(st.integers(1, 16))
-    return ModelConfig(
-        input_height=patch * rows,
-        input_width=patch * columns,
-        input_channels=draw(st.integers(1, 5)),
-        n_outputs=draw(st.integers(1, 100)),
-        d_model=draw(st.integers(4, 64)),
-        n_layer=draw(st.integers(1, 4)),
-        d_state=draw(st.integers(1, 16)),
-        d_conv=draw(st.integers(2, 4)),
-        expand=draw(st.integers(1, 3)),
-        dt_rank=draw(st.integers(1, 3)),
-        patch=patch,
-        head_width=draw(st.integers(1, 64)),
-    )
+from emamba.export.folding import PADDED, Folding, stage_shapes
+from random_configs import configs
 
 
 @st.composite
@@ -39,7 +15,7 @@ def foldings(draw: st.DrawFn) -> Folding:
     lanes = {}
     for stage, shape in stage_shapes(config).items():
         pes = list(range(1, shape.rows + 1))
-        if stage in _WHOLE_ROWS:
+        if stage not in PADDED:
             pes = divisors(shape.rows)
         lanes[stage] = (draw(st.sampled_from(pes)), draw(st.sampled_from(divisors(shape.cols))))
     return Folding(config, lanes)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from emamba.config import ModelConfig
 from emamba.export.folding import native_folding
 from emamba.export.header import config_header
-from emamba.export.image import weights_image
+from emamba.export.image import ImageError, weights_image
 from emamba.export.sources import kernel_root, source_hash
 from emamba.export.timing import pipeline_depths
 from emamba.fixed import IntegerModel, Mirror
@@ -118,7 +118,10 @@ class NativeKernel:
     def __init__(self, model: IntegerModel, library: Path, threads: int) -> None:
         self._config = model.config
         self._library = _load(library)
-        image = weights_image(model)
+        try:
+            image = weights_image(model)
+        except ImageError as error:
+            raise NativeError(f"kernels cannot hold this model: {error}") from error
         self._handle = self._library.emamba_native_open(image.ctypes.data, len(image), threads)
         if not self._handle:
             raise NativeError(self._library.emamba_native_error().decode())

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from emamba.export.golden import extreme_frames
 from emamba.fixed import Mirror
 from emamba.package import Package, load_package
 from emamba.tasks.mars import feature_maps
@@ -44,10 +45,7 @@ def inputs(package: Package) -> npt.NDArray[np.int8]:
     with np.load(SAMPLE) as sample:
         ends = np.cumsum(sample["counts"])
         frames = np.split(sample["points"], ends[:-1])[::4][:59]
-    extreme = np.zeros((5, *package.model.config.input_shape), np.int8)
-    extreme[0], extreme[1] = -127, 127
-    extreme[3].flat[::2], extreme[3].flat[1::2] = 127, -127
-    extreme[4].flat[0] = 127
+    extreme = extreme_frames(package.model.config)
     return np.concatenate([package.encode(feature_maps(list(frames))), extreme])
 
 

@@ -20,9 +20,9 @@ from emamba.data import read_mars
 from emamba.engines import EngineError, NativeEngine, open_engine
 from emamba.export.folding import native_folding
 from emamba.export.header import config_header
-from emamba.export.image import weights_image
+from emamba.export.image import ImageError, weights_image
 from emamba.export.timing import pipeline_depths
-from emamba.fixed import Mirror
+from emamba.fixed import IntegerModel, Mirror
 from emamba.native import Compiler, NativeError, NativeKernel, build_library
 from emamba.package import Package, load_package
 from random_configs import configs
@@ -165,6 +165,20 @@ def test_without_a_compiler_auto_falls_back_and_says_so(
     assert str(refused.value) == why
     assert open_engine("auto", MODEL).info.name == "mirror"
     assert caplog.messages == [f"engine native does not open, trying the next: {why}"]
+
+
+def test_a_model_that_kernels_cannot_hold_falls_to_the_mirror(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(model: IntegerModel) -> None:
+        raise ImageError("silu must have at most 32 rows in use, not 40")
+
+    monkeypatch.setattr(native, "weights_image", refuse)
+    assert open_engine("auto", MODEL).info.name == "mirror"
+    assert caplog.messages == [
+        "engine native does not open, trying the next: native kernels cannot hold this model: "
+        "silu must have at most 32 rows in use, not 40"
+    ]
 
 
 def test_a_compiler_that_fails_is_one_line(tmp_path: Path) -> None:

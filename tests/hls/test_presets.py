@@ -21,7 +21,7 @@ from emamba.export.timing import (
     simulate,
 )
 from emamba.package import find_packages, load_package
-from random_foldings import configs
+from random_configs import configs
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = load_package(find_packages(ROOT / "models")[-1]).model.config

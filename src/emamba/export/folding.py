@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from emamba.config import ConfigError, ModelConfig
 
-__all__ = ["Folding", "Shape", "native_folding", "stage_shapes"]
+__all__ = ["PADDED", "Folding", "Shape", "native_folding", "stage_shapes"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Shape:
 
 
 # Stages that multiply by a matrix whose rows may be padded with zeros.
-_PADDED = {"patch_embed", "x_proj", "dt_proj", "out_proj", "head_fc1", "head_fc2"}
+PADDED = {"patch_embed", "x_proj", "dt_proj", "out_proj", "head_fc1", "head_fc2"}
 
 
 def stage_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -67,7 +67,7 @@ class Folding:
             pe, simd = self.lanes[stage]
             if simd < 1 or shape.cols % simd:
                 raise ConfigError(f"{stage}: SIMD must divide {shape.cols} columns, not {simd}")
-            if pe < 1 or (shape.rows % pe and stage not in _PADDED):
+            if pe < 1 or (shape.rows % pe and stage not in PADDED):
                 raise ConfigError(f"{stage}: PE must divide {shape.rows} channels, not {pe}")
 
     def pe(self, stage: str) -> int:
@@ -90,7 +90,7 @@ class Folding:
             values[f"{stage}_pe"] = self.pe(stage)
             if stage == "selective_scan":
                 values[f"{stage}_state"] = self.simd(stage)
-            elif stage in _PADDED | {"in_proj"}:
+            elif stage in PADDED | {"in_proj"}:
                 values[f"{stage}_simd"] = self.simd(stage)
         return values | {"silu_copies": self.silu_copies}
 
@@ -117,7 +117,7 @@ def native_folding(config: ModelConfig) -> Folding:
     lanes = {}
     for stage, shape in stage_shapes(config).items():
         rows = shape.rows
-        if stage in _PADDED:
+        if stage in PADDED:
             rows = math.ceil(rows / _VECTOR_LANES) * _VECTOR_LANES
         lanes[stage] = (rows, shape.cols)
     return NativeFolding(config, lanes)

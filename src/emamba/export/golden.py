@@ -22,6 +22,7 @@ from emamba.fixed.mirror import Trace
 
 __all__ = [
     "GOLDEN_VERSION",
+    "extreme_frames",
     "golden_frames",
     "golden_vectors",
     "saturation_mask",
@@ -32,16 +33,20 @@ GOLDEN_VERSION = 1
 _RANDOM_FRAMES = 11
 
 
+def extreme_frames(config: ModelConfig) -> npt.NDArray[np.int8]:
+    """All least, all most, zeros, alternating, a single one: int8 (5, height, width, channels)."""
+    frames = np.zeros((5, *config.input_shape), np.int8)
+    frames[0], frames[1] = -127, 127
+    frames[3].flat[::2], frames[3].flat[1::2] = 127, -127
+    frames[4].flat[0] = 127
+    return frames
+
+
 def golden_frames(config: ModelConfig) -> npt.NDArray[np.int8]:
-    """Five extreme frames, then seeded random ones: int8 (n, height, width, channels)."""
+    """The extreme frames, then seeded random ones: int8 (n, height, width, channels)."""
     rng = np.random.default_rng(2026)
-    shape = config.input_shape
-    extreme = np.zeros((5, *shape), np.int8)
-    extreme[0], extreme[1] = -127, 127
-    extreme[3].flat[::2], extreme[3].flat[1::2] = 127, -127
-    extreme[4].flat[0] = 127
-    frames = rng.integers(-127, 128, (_RANDOM_FRAMES, *shape)).astype(np.int8)
-    return np.concatenate([extreme, frames])
+    frames = rng.integers(-127, 128, (_RANDOM_FRAMES, *config.input_shape)).astype(np.int8)
+    return np.concatenate([extreme_frames(config), frames])
 
 
 def stage_of_stream(config: ModelConfig) -> dict[Stream, str]:

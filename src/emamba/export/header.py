@@ -22,8 +22,8 @@ __all__ = ["FORMAT_BITS", "INTERFACE_VERSION", "config_header"]
 # Raised when packets, registers or the image's layout change.
 INTERFACE_VERSION = 1
 
-# Bit of each format in the kernels' saturation mask. What is
-# tabulated while loading cannot be seen to saturate.
+# Bit of each format in the kernels' saturation mask. What is tabulated while loading cannot be
+# seen to saturate.
 _TABULATED = ("gate", "dt_A", "dA")
 FORMAT_BITS = {
     name: bit
@@ -70,7 +70,6 @@ constexpr int TABLE_ROWS = {table_rows};
 using weight_t = signed_t<WEIGHT_WIDTH>;
 using act_t = signed_t<width::norm>;
 using residual_t = signed_t<width::residual>;
-using dt_A_t = signed_t<width::dt_A>;
 using dA_t = signed_t<width::dA>;
 using decay_t = unsigned_t<width::dA - 1>;  // 0..EXP_ONE
 using state_t = signed_t<width::h>;
@@ -102,7 +101,7 @@ namespace fold {{
 {folds}
 }}  // namespace fold
 
-// Cycles from a step's operands to its result: modelled, docs/kernels.md.
+// Cycles from a step's operands to its result: modelled, docs/kernel-model.md.
 namespace pipeline_depth {{
 {depths}
 }}  // namespace pipeline_depth

@@ -7,11 +7,12 @@ chain.hpp`). The image does not depend on how a kernel is folded. Layout: docs/k
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from emamba.fixed.intervals import ACC_WIDTH, SCAN_ACC_WIDTH
 from emamba.fixed.model import UNIT_FRAC, IntegerModel, block_names
 from emamba.fixed.tables import SLOPE_FRAC, IntegerTable
 
@@ -103,6 +104,7 @@ class _Sections:
             y - frac[at + "y"],
             self._table_shift(at + "exp"),
             self._acc(at + "D", at + "u") - y,
+            widths=(ACC_WIDTH, ACC_WIDTH, SCAN_ACC_WIDTH, ACC_WIDTH, SCAN_ACC_WIDTH),
         )
         yield _table("exp", self._model.tables[at + "exp"])
         for channel in self._model.tensors[at + "A"]:
@@ -146,13 +148,14 @@ def _accs(values: npt.NDArray[np.int64]) -> Words:
     return _packed(values.astype("<i4").tobytes())
 
 
-def _shifts(*shifts: int) -> Words:
-    """Signed bytes, positive to the right.
+def _shifts(*shifts: int, widths: Sequence[int] = ()) -> Words:
+    """Signed bytes, positive to the right; `widths` are the accumulators', 32 bits by default.
 
-    A left shift beyond 31 bits can only be one of zeros (the bounds of a 32-bit accumulator say
-    so); 31 does as well.
+    A left shift by an accumulator's width or more can only be one of zeros (its bound says so),
+    and one bit less does as well.
     """
-    return _packed(np.clip(np.array(shifts), -47, 47).astype(np.int8).tobytes())
+    most = np.array(widths or [ACC_WIDTH] * len(shifts)) - 1
+    return _packed(np.clip(np.array(shifts), -most, most).astype(np.int8).tobytes())
 
 
 def _packed(raw: bytes) -> Words:

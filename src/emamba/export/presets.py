@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from emamba.config import ModelConfig
-from emamba.export.folding import Folding, Shape, stage_shapes
+from emamba.export.folding import PADDED, Folding, Shape, stage_shapes
 from emamba.export.pipeline import streams
 from emamba.export.resources import Resources, resources, stage_resources, total
 from emamba.export.timing import (
@@ -25,9 +25,6 @@ _MAX_SHARES = {"fast": 0.60, "small": 0.15}
 # Tokens of so many bits lie in block RAM, of which there is more to spare than of logic.
 _FIFO_BRAM_BITS = {"fast": None, "small": 256}
 PRESETS = tuple(_MAX_SHARES)
-
-# Stages whose rows are channels; those of other matrices are padded with zeros.
-_WHOLE_ROWS = ("range_norm", "in_proj", "conv1d", "selective_scan", "gate")
 
 
 class PresetError(ValueError):
@@ -139,7 +136,7 @@ class _Chooser:
 
 def _lanes(stage: str, shape: Shape) -> Iterator[tuple[int, int]]:
     """Every (pe, simd) worth trying."""
-    if stage in _WHOLE_ROWS:
+    if stage not in PADDED:
         pes = _divisors(shape.rows)
     else:
         pes = sorted({math.ceil(shape.rows / folds) for folds in range(1, shape.rows + 1)})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from emamba.config import ModelConfig
 from emamba.export.folding import Folding
+from emamba.export.interface import INTERFACE
 from emamba.export.pipeline import Process, pipeline, streams
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "simulate",
 ]
 
-CLOCK_HZ = 200e6
+CLOCK_HZ = float(INTERFACE.clock_hz)
 
 # Cycles of 5 ns; reasons in docs/kernel-model.md.
 _OPERANDS = 2  # step counter to weight out of memory, token register to lane

@@ -67,7 +67,6 @@ constexpr int TABLE_ROWS = 32;
 using weight_t = signed_t<WEIGHT_WIDTH>;
 using act_t = signed_t<width::norm>;
 using residual_t = signed_t<width::residual>;
-using dt_A_t = signed_t<width::dt_A>;
 using dA_t = signed_t<width::dA>;
 using decay_t = unsigned_t<width::dA - 1>;  // 0..EXP_ONE
 using state_t = signed_t<width::h>;
@@ -134,7 +133,7 @@ constexpr int head_fc2_simd = 12;
 constexpr int silu_copies = 3;
 }  // namespace fold
 
-// Cycles from a step's operands to its result: modelled, docs/kernels.md.
+// Cycles from a step's operands to its result: modelled, docs/kernel-model.md.
 namespace pipeline_depth {
 constexpr int patch_embed = 11;
 constexpr int in_proj = 12;
