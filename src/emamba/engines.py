@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,11 @@ __all__ = [
     "Engine",
     "EngineError",
     "EngineInfo",
+    "EngineStatus",
+    "EngineUnavailableError",
     "MirrorEngine",
     "NativeEngine",
+    "Recorded",
     "open_engine",
 ]
 
@@ -35,12 +38,37 @@ class EngineError(Exception):
     """An engine that cannot be opened or has failed; the message says what to do."""
 
 
+class EngineUnavailableError(EngineError):
+    """An engine that cannot answer now but may later; nothing was computed wrongly."""
+
+
 @dataclass(frozen=True)
 class EngineInfo:
     """What an engine says of itself: its name and where its integers are computed."""
 
     name: str
     description: str
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """How an engine fares, and in one sentence why it is not `ready`.
+
+    `degraded`: another engine answers in its place; `recovering`, `failed`: nobody answers.
+    """
+
+    state: Literal["ready", "recovering", "degraded", "failed"] = "ready"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One run's outputs, int16 (n, n_outputs), the name of the engine that computed them, and the
+    seconds of its stages, where it has any."""
+
+    outputs: npt.NDArray[np.int16]
+    engine: str
+    stages_s: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -51,8 +79,20 @@ class Engine(Protocol):
         """Name and description."""
         ...
 
+    @property
+    def status(self) -> EngineStatus:
+        """How it fares now."""
+        ...
+
     def run(self, batch: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
-        """int8 (n, height, width, channels) -> int16 (n, n_outputs); thread-safe."""
+        """int8 (n, height, width, channels) -> int16 (n, n_outputs); thread-safe.
+
+        Raises `EngineUnavailableError` where it cannot answer now.
+        """
+        ...
+
+    def record(self, batch: npt.NDArray[np.int8]) -> Recorded:
+        """`run`, with the name of the engine that computed and the times of its stages."""
         ...
 
     def close(self) -> None:
@@ -60,7 +100,16 @@ class Engine(Protocol):
         ...
 
 
-class MirrorEngine:
+class _AlwaysReady:
+    """What engines without a device have in common."""
+
+    status = EngineStatus()
+
+    def record(self: Engine, batch: npt.NDArray[np.int8]) -> Recorded:
+        return Recorded(self.run(batch), self.info.name)
+
+
+class MirrorEngine(_AlwaysReady):
     """The NumPy mirror as an engine."""
 
     def __init__(self, model: IntegerModel) -> None:
@@ -79,7 +128,7 @@ class MirrorEngine:
         """Nothing is held."""
 
 
-class NativeEngine:
+class NativeEngine(_AlwaysReady):
     """The compiled kernels as an engine; compiles them where the cache does not hold them yet.
 
     `threads` bounds those that share one batch; all processors of this process unless given.

@@ -39,3 +39,12 @@ def test_auto_takes_the_first_that_opens(
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(EngineError, match="engine must be one of auto, native, mirror; not 'gpu'"):
         open_engine("gpu", MODEL)
+
+
+def test_a_record_says_who_computed() -> None:
+    engine = MirrorEngine(MODEL)
+    batch = np.zeros((2, *MODEL.config.input_shape), np.int8)
+    recorded = engine.record(batch)
+    np.testing.assert_array_equal(recorded.outputs, engine.run(batch))
+    assert (recorded.engine, dict(recorded.stages_s)) == ("mirror", {})
+    assert engine.status.state == "ready"
