@@ -14,10 +14,8 @@
 namespace emamba {
 
 /// What a bench may ask of any stream, whatever it carries.
-class WatchedStream {
+class WatchedStream : public Channel {
  public:
-  virtual ~WatchedStream() = default;
-  virtual const std::string& name() const = 0;
   virtual std::size_t depth() const = 0;
   virtual std::size_t size() const = 0;
   virtual void clear() = 0;
@@ -61,7 +59,7 @@ class stream : public emamba::WatchedStream {
   }
 
   T read() {
-    while (items_.empty()) emamba::simulation().block("stream " + name_ + " is EMPTY");
+    emamba::simulation().block(*this, emamba::Hold::empty);
     const Item item = items_.front();
     items_.pop_front();
     auto& simulation = emamba::simulation();
@@ -74,14 +72,14 @@ class stream : public emamba::WatchedStream {
   /// As hardware has it: false until the next item's cycle has passed. The answer is not known while
   /// nothing is under way, so others have their turn first.
   bool read_nb(T& value) {
-    while (items_.empty()) emamba::simulation().block("stream " + name_ + " is EMPTY");
+    emamba::simulation().block(*this, emamba::Hold::empty);
     if (items_.front().cycle >= emamba::simulation().clock()) return false;
     value = read();
     return true;
   }
 
   void write(const T& value) {
-    while (is_full()) emamba::simulation().block("stream " + name_ + " is FULL");
+    emamba::simulation().block(*this, emamba::Hold::full);
     auto& simulation = emamba::simulation();
     simulation.wait_until(slot_free_at() - simulation.pipeline_depth());
     const std::int64_t cycle = simulation.clock() + simulation.pipeline_depth();
@@ -97,6 +95,9 @@ class stream : public emamba::WatchedStream {
   bool empty() const { return items_.empty(); }
 
   const std::string& name() const override { return name_; }
+  bool is(emamba::Hold hold) const override {
+    return hold == emamba::Hold::empty ? items_.empty() : is_full();
+  }
   std::size_t depth() const override { return depth_; }
   std::size_t size() const override { return items_.size(); }
   const std::vector<std::int64_t>& write_cycles() const override { return write_cycles_; }

@@ -24,6 +24,17 @@
 
 namespace emamba {
 
+/// Why a process cannot go on: nothing to read, or no room to write.
+enum class Hold { empty, full };
+
+/// What a process may have to wait for.
+class Channel {
+ public:
+  virtual ~Channel() = default;
+  virtual const std::string& name() const = 0;
+  virtual bool is(Hold hold) const = 0;
+};
+
 class Simulation {
  public:
   /// Adds a process to the next `run`, or to the one under way.
@@ -45,7 +56,7 @@ class Simulation {
       for (std::size_t i = 0; i < processes_.size(); ++i) {
         Process& process = *processes_[i];
         if (process.done) continue;
-        resume(process);
+        if (!process.waits()) resume(process);
         if (!process.error.empty()) fail(process.name + ": " + process.error);
         unfinished = unfinished || !process.done;
       }
@@ -71,12 +82,15 @@ class Simulation {
   /// A stream has moved an item: somebody may go on.
   void progress() { progress_ = true; }
 
-  /// Gives the other processes a turn; `why` names stream and state for the deadlock report.
-  void block(const std::string& why) {
-    if (!inside()) throw std::runtime_error(why + ", and no other process runs");
-    current_->waiting = why;
-    leave();
-    current_->waiting.clear();
+  /// Gives the other processes their turns while `channel` is in a state that holds this one up.
+  void block(const Channel& channel, Hold hold) {
+    while (channel.is(hold)) {
+      if (!inside()) throw std::runtime_error(describe(channel, hold) + ", and no other process runs");
+      current_->channel = &channel;
+      current_->hold = hold;
+      leave();
+    }
+    if (inside()) current_->channel = nullptr;
   }
 
  private:
@@ -85,7 +99,8 @@ class Simulation {
   struct Process {
     std::string name;
     std::function<void()> body;
-    std::string waiting;
+    const Channel* channel = nullptr;  // that it waits for
+    Hold hold = Hold::empty;
     std::string error;
     bool done = false;
     std::int64_t clock = 0;
@@ -93,10 +108,13 @@ class Simulation {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     void* fake_stack = nullptr;
+
+    bool waits() const { return channel != nullptr && channel->is(hold); }
   };
 
   void prepare(Process& process) {
-    process.stack = std::make_unique<char[]>(kStackBytes);
+    // Not zeroed: most of it is never touched.
+    process.stack.reset(new char[kStackBytes]);
     getcontext(&process.context);
     process.context.uc_stack.ss_sp = process.stack.get();
     process.context.uc_stack.ss_size = kStackBytes;
@@ -154,10 +172,15 @@ class Simulation {
   void finish_switch(void*) {}
 #endif
 
+  static std::string describe(const Channel& channel, Hold hold) {
+    return "stream " + channel.name() + (hold == Hold::empty ? " is EMPTY" : " is FULL");
+  }
+
   std::string deadlock() const {
     std::string report = "deadlock:";
     for (const auto& process : processes_) {
-      if (!process->done) report += " " + process->name + " waits, " + process->waiting + ";";
+      if (process->done) continue;
+      report += " " + process->name + " waits, " + describe(*process->channel, process->hold) + ";";
     }
     report.pop_back();
     return report;

@@ -101,6 +101,21 @@ Golden read_golden(const std::string& path) {
 
 #ifdef EMAMBA_IP
 
+/// Throws unless `got` is the CRC-32 of the words, bit by bit.
+void check_crc(const std::string& name, const std::vector<std::uint64_t>& words, std::uint32_t got) {
+  std::uint32_t crc = ~0u;
+  for (const std::uint64_t word : words) {
+    for (int bit = 0; bit < 64; ++bit) {
+      const bool odd = ((crc ^ std::uint32_t(word >> bit)) & 1) != 0;
+      crc = crc >> 1 ^ (odd ? 0xedb88320u : 0);
+    }
+  }
+  if (got != ~crc) {
+    throw std::runtime_error(name + " must be " + std::to_string(~crc) + ", not " +
+                             std::to_string(got));
+  }
+}
+
 /// The answer to one packet, with the status word that the registers hold; throws where the kernel
 /// sees an error.
 std::vector<std::uint64_t> call(unsigned command, std::uint64_t count,
@@ -116,11 +131,15 @@ std::vector<std::uint64_t> call(unsigned command, std::uint64_t count,
     in.write(beat);
   }
   emamba::half_word_t version = 0, crc = 0, cycles = 0, errors = 0, saturated = 0;
+  emamba::half_word_t input_crc = 0, answer_crc = 0;
   word_t hash = 0;
-  emamba_kernel(in, out, command, std::uint32_t(count), version, hash, crc, cycles, errors, saturated);
+  emamba_kernel(in, out, command, std::uint32_t(count), version, hash, crc, cycles, errors, saturated,
+                input_crc, answer_crc);
   if (errors != 0) throw std::runtime_error("errors must be 0, not " + std::to_string(int(errors)));
   std::vector<std::uint64_t> answer;
   while (!out.empty()) answer.push_back(std::uint64_t(out.read().data));
+  check_crc("input_crc", payload, std::uint32_t(input_crc));
+  check_crc("answer_crc", answer, std::uint32_t(answer_crc));
   answer.push_back(std::uint64_t(crc) << 32 | std::uint64_t(saturated));
   return answer;
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Generated from src/emamba/export/interface.py by `python -m emamba.overlay`.
 set interface {
-  version {1}
+  version {2}
   clock_hz {200000000}
   part {xczu9eg-ffvb1156-2-e}
   board_part {xilinx.com:zcu102:part0:3.4}
@@ -34,5 +34,7 @@ set interface {
     cycles {offset 0x50 width 32 access read-only}
     errors {offset 0x60 width 32 access read-only}
     saturated {offset 0x70 width 32 access read-only}
+    input_crc {offset 0x80 width 32 access read-only}
+    answer_crc {offset 0x90 width 32 access read-only}
   }
 }

@@ -67,7 +67,11 @@ FAULTS = (
     Fault("head", "token == 0 && at.sf == 0", "token == 1 && at.sf == 0"),
     Fault("head", "token == n_tokens - 1 && at.sf", "token == n_tokens - 2 && at.sf"),
     Fault("packets", "word << 16", "word << 15"),
-    Fault("packets", "crc >>= 1;", "crc >>= 2;"),
+    Fault("packets", "crc_masks.of[bit]", "crc_masks.of[31 - bit]"),
+    Fault("axis", "crc = crc32(crc, word);", "crc = crc32(0, word);"),
+    Fault("axis", "crc = crc32(crc, given);", "if (i > 0) crc = crc32(crc, given);"),
+    Fault("axis", "input_crc = crc;", "input_crc = seen;"),
+    Fault("axis", "answer_crc = crc;", "answer_crc = weights_crc;"),
 )  # fmt: skip
 
 
@@ -82,7 +86,7 @@ def mutated_root(fault: Fault, folder: Path) -> Path:
 
 
 def build(models: Sequence[IntegerModel], root: Path, folder: Path) -> list[list[object]]:
-    """A testbench with the sources in `root`, as one command for each model's golden vectors.
+    """A testbench of the whole kernel of `root`, as one command for each model's golden vectors.
 
     No assertion is compiled in: equality alone must find a fault.
     """
@@ -92,9 +96,9 @@ def build(models: Sequence[IntegerModel], root: Path, folder: Path) -> list[list
         (folder / name).write_text(text)
     program = folder / "testbench"
     csim.run_compiler(
-        "-std=c++17", "-O0", "-w", "-DEMAMBA_PLAIN_INTS", "-DEMAMBA_SIMULATE", f"-I{folder}",
-        f"-I{root / 'include'}", f"-I{root / 'host'}", str(folder / "top.cpp"),
-        str(root / "test" / "testbench.cpp"), "-o", str(program),
+        "-std=c++17", "-O0", "-w", "-DEMAMBA_PLAIN_INTS", "-DEMAMBA_SIMULATE", "-DEMAMBA_IP",
+        f"-I{folder}", f"-I{root / 'include'}", f"-I{root / 'host'}", str(folder / "top.cpp"),
+        str(folder / "ip.cpp"), str(root / "test" / "testbench.cpp"), "-o", str(program),
     )  # fmt: skip
     for number, model in enumerate(models):
         (folder / str(number)).mkdir()

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from emamba.compiler import Compiler, NativeError
 from emamba.config import ModelConfig
-from emamba.export import kernel_files
 from emamba.export.folding import native_folding
 from emamba.fixed import IntegerModel
-from overlay.simulation import KernelInSimulation
+from emamba.simulated import SimulatedKernel, build_simulation
 from overlay.tcl import TclRunner, tcl_interpreter
 from random_models import random_model
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL_CONFIG = ModelConfig(
     input_height=4,
     input_width=4,
@@ -37,32 +35,24 @@ def small_model() -> IntegerModel:
 
 
 @pytest.fixture(scope="session")
-def kernel_library(small_model: IntegerModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ip.cpp and top.cpp of a small model, compiled with plain integers that check themselves."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed")
+def kernel_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernel of `small_model`, whose integers check themselves, compiled without a warning."""
+    try:
+        found = Compiler.find()
+    except NativeError as error:
+        pytest.skip(str(error))
+    flags = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-label", "-DEMAMBA_CHECK")
+    compiler = Compiler(found.command, found.version, (*found.flags, *flags))
     folder = tmp_path_factory.mktemp("kernel")
-    (folder / "emamba").mkdir()
-    for name, text in kernel_files(small_model, native_folding(SMALL_CONFIG)).items():
-        (folder / name).write_text(text)
-    library = folder / "kernel.so"
-    # Without the last, copies of the library would share their statics.
-    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-fno-gnu-unique"]
-    flags += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-label"]
-    flags += [f"-DEMAMBA_{name}" for name in ("SIMULATE", "PLAIN_INTS", "CHECK")]
-    flags += [f"-I{path}" for path in (folder, ROOT / "hls" / "include", ROOT / "hls" / "host")]
-    sources = [folder / "ip.cpp", folder / "top.cpp", ROOT / "tests" / "overlay" / "ip_bench.cpp"]
-    subprocess.run([compiler, *flags, *sources, "-o", library], check=True, timeout=300)
-    return library
+    return build_simulation(SMALL_CONFIG, native_folding(SMALL_CONFIG), compiler, folder)
 
 
 @pytest.fixture
-def kernel(kernel_library: Path, tmp_path: Path) -> KernelInSimulation:
+def kernel(kernel_library: Path) -> Iterator[SimulatedKernel]:
     """A kernel as after configuration: statics and registers are zero."""
-    copy = tmp_path / "kernel.so"
-    shutil.copy(kernel_library, copy)
-    return KernelInSimulation(copy)
+    kernel = SimulatedKernel(kernel_library)
+    yield kernel
+    kernel.close()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,12 @@ from emamba.export.image import image_crc, weights_image
 from emamba.export.interface import COMMANDS, ERRORS, INTERFACE
 from emamba.fixed import IntegerModel, Mirror
 from emamba.package import load_package
-from overlay.simulation import KernelInSimulation
+from emamba.simulated import SimulatedCall, SimulatedKernel
 
 ROOT = Path(__file__).resolve().parents[2]
 
 FRAME_WORDS = 6
 OUTPUT_WORDS = 2
-ALL_KEPT = 0xFF << 1
 
 
 def frames_of(model: IntegerModel, count: int, seed: int = 0) -> npt.NDArray[np.int8]:
@@ -34,22 +34,22 @@ def packet_of(frames: npt.NDArray[np.int8]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(frames.tobytes(), "<u8")
 
 
-def outputs_of(words: npt.NDArray[np.uint64], n_outputs: int) -> npt.NDArray[np.int16]:
-    return words.view("<i2").reshape(-1, 4 * OUTPUT_WORDS)[:, :n_outputs]
+def outputs_of(answer: SimulatedCall, n_outputs: int) -> npt.NDArray[np.int16]:
+    return answer.words.view("<i2").reshape(-1, 4 * OUTPUT_WORDS)[:, :n_outputs]
 
 
-def errors_of(kernel: KernelInSimulation) -> set[str]:
+def errors_of(kernel: SimulatedKernel) -> set[str]:
     value = kernel.register("errors")
     return {name for bit, name in enumerate(ERRORS) if value >> bit & 1}
 
 
-def load(kernel: KernelInSimulation, model: IntegerModel) -> None:
+def load(kernel: SimulatedKernel, model: IntegerModel) -> None:
     image = weights_image(model)
-    assert len(kernel.call(COMMANDS["load"], len(image), image)) == 0
+    assert len(kernel.call(COMMANDS["load"], len(image), image).words) == 0
 
 
 def test_loads_and_infers_the_mirrors_bits(
-    kernel: KernelInSimulation, small_model: IntegerModel
+    kernel: SimulatedKernel, small_model: IntegerModel
 ) -> None:
     load(kernel, small_model)
     for count in (1, 3):
@@ -57,12 +57,13 @@ def test_loads_and_infers_the_mirrors_bits(
         answer = kernel.call(COMMANDS["infer"], count, packet_of(frames))
         expected = Mirror(small_model).run(frames)
         np.testing.assert_array_equal(outputs_of(answer, small_model.config.n_outputs), expected)
-        assert kernel.flags == [ALL_KEPT] * (count * OUTPUT_WORDS - 1) + [ALL_KEPT | 1]
+        assert answer.last.tolist() == [False] * (count * OUTPUT_WORDS - 1) + [True]
+        assert set(answer.keep) == {0xFF}
     assert errors_of(kernel) == set()
 
 
 def test_the_first_call_of_any_kind_shows_who_it_is(
-    kernel: KernelInSimulation, small_model: IntegerModel
+    kernel: SimulatedKernel, small_model: IntegerModel
 ) -> None:
     kernel.call(COMMANDS["clear"], 0, np.array([]))
     assert kernel.register("interface_version") == INTERFACE.version
@@ -72,23 +73,75 @@ def test_the_first_call_of_any_kind_shows_who_it_is(
     assert kernel.register("weights_crc") == image_crc(weights_image(small_model))
 
 
-def test_counts_the_cycles_of_a_call(kernel: KernelInSimulation, small_model: IntegerModel) -> None:
+def test_counts_the_cycles_of_a_call(kernel: SimulatedKernel, small_model: IntegerModel) -> None:
     load(kernel, small_model)
+    kernel.watch()
     counted = []
     for count in (1, 2, 4):
         kernel.call(COMMANDS["infer"], count, packet_of(frames_of(small_model, count)))
         counted.append(kernel.register("cycles"))
-        assert counted[-1] == kernel.write_cycle("done") + 1
+        (done,) = kernel.write_cycles("done")
+        assert counted[-1] == done + 1
         # The status word is a few cycles behind the answer's last word: the depth of its way.
-        assert 0 <= kernel.write_cycle("done") - kernel.last_write_cycle() <= 16
+        assert 0 <= done - kernel.write_cycles("m_axis_out")[-1] <= 16
     assert counted[0] < counted[1] < counted[2]
     kernel.call(COMMANDS["clear"], 0, np.array([]))
     assert 0 < kernel.register("cycles") < counted[0]
 
 
+def crc_of(words: npt.NDArray[np.uint64]) -> int:
+    return zlib.crc32(words.astype("<u8").tobytes())
+
+
+def crcs_of(kernel: SimulatedKernel) -> tuple[int, int]:
+    return kernel.register("input_crc"), kernel.register("answer_crc")
+
+
+def test_the_crcs_are_of_what_the_last_call_took_and_gave(
+    kernel: SimulatedKernel, small_model: IntegerModel
+) -> None:
+    load(kernel, small_model)
+    image = weights_image(small_model)
+    assert crcs_of(kernel) == (crc_of(image), 0)
+    for count in (1, 4):
+        packet = packet_of(frames_of(small_model, count, seed=count))
+        answer = kernel.call(COMMANDS["infer"], count, packet)
+        assert crcs_of(kernel) == (crc_of(packet), crc_of(answer.words))
+        assert kernel.register("weights_crc") == crc_of(image)
+    kernel.call(COMMANDS["clear"], 0, np.array([]))
+    assert crcs_of(kernel) == (0, 0)
+
+
+@pytest.mark.parametrize("word", [0, FRAME_WORDS, 2 * FRAME_WORDS - 1])
+@pytest.mark.parametrize("bit", [0, 31, 32, 63])
+def test_a_bit_that_turns_on_its_way_changes_the_input_crc(
+    kernel: SimulatedKernel, small_model: IntegerModel, word: int, bit: int
+) -> None:
+    load(kernel, small_model)
+    sent = packet_of(frames_of(small_model, 2))
+    arrived = sent.copy()
+    arrived[word] ^= np.uint64(1 << bit)
+    kernel.call(COMMANDS["infer"], 2, arrived)
+    assert errors_of(kernel) == set()
+    assert kernel.register("input_crc") == crc_of(arrived) != crc_of(sent)
+
+
+def test_the_input_crc_leaves_out_what_is_filled_in_or_dropped(
+    kernel: SimulatedKernel, small_model: IntegerModel
+) -> None:
+    load(kernel, small_model)
+    packet = packet_of(frames_of(small_model, 2))
+    short = kernel.call(COMMANDS["infer"], 2, packet[:3])
+    assert crcs_of(kernel) == (crc_of(packet[:3]), crc_of(short.words))
+    long = kernel.call(COMMANDS["infer"], 1, packet)
+    assert crcs_of(kernel) == (crc_of(packet[:FRAME_WORDS]), crc_of(long.words))
+    kernel.call(COMMANDS["load"], 1, packet[:1])
+    assert crcs_of(kernel) == (0, 0)
+
+
 @pytest.mark.parametrize("words", [1, 2 * FRAME_WORDS - 1])
 def test_a_short_packet_is_flagged_and_filled_with_zeros(
-    kernel: KernelInSimulation, small_model: IntegerModel, words: int
+    kernel: SimulatedKernel, small_model: IntegerModel, words: int
 ) -> None:
     load(kernel, small_model)
     frames = frames_of(small_model, 2)
@@ -98,11 +151,11 @@ def test_a_short_packet_is_flagged_and_filled_with_zeros(
     filled[: 8 * words] = frames.ravel()[: 8 * words]
     expected = Mirror(small_model).run(filled.reshape(frames.shape))
     np.testing.assert_array_equal(outputs_of(answer, small_model.config.n_outputs), expected)
-    assert kernel.flags[-1] & 1
+    assert answer.last[-1]
 
 
 def test_a_packet_that_ends_within_a_word_is_short(
-    kernel: KernelInSimulation, small_model: IntegerModel
+    kernel: SimulatedKernel, small_model: IntegerModel
 ) -> None:
     load(kernel, small_model)
     kernel.call(COMMANDS["infer"], 1, packet_of(frames_of(small_model, 1)), last_keep=0x0F)
@@ -110,7 +163,7 @@ def test_a_packet_that_ends_within_a_word_is_short(
 
 
 def test_the_rest_of_a_long_packet_is_dropped(
-    kernel: KernelInSimulation, small_model: IntegerModel
+    kernel: SimulatedKernel, small_model: IntegerModel
 ) -> None:
     load(kernel, small_model)
     frames = frames_of(small_model, 2)
@@ -121,16 +174,16 @@ def test_the_rest_of_a_long_packet_is_dropped(
 
 
 def test_inference_before_loading_is_flagged_and_answered(
-    kernel: KernelInSimulation, small_model: IntegerModel
+    kernel: SimulatedKernel, small_model: IntegerModel
 ) -> None:
     answer = kernel.call(COMMANDS["infer"], 1, packet_of(frames_of(small_model, 1)))
     assert errors_of(kernel) == {"not_loaded"}
-    assert len(answer) == OUTPUT_WORDS
+    assert len(answer.words) == OUTPUT_WORDS
 
 
 @pytest.mark.parametrize(("extra", "flag"), [(-1, "input_short"), (1, "input_long")])
 def test_an_image_of_wrong_length_does_not_count_as_loaded(
-    kernel: KernelInSimulation, small_model: IntegerModel, extra: int, flag: str
+    kernel: SimulatedKernel, small_model: IntegerModel, extra: int, flag: str
 ) -> None:
     image = weights_image(small_model)
     packet = np.resize(image, len(image) + extra)
@@ -141,7 +194,7 @@ def test_an_image_of_wrong_length_does_not_count_as_loaded(
 
 
 def test_a_load_of_another_count_is_refused_and_keeps_the_weights(
-    kernel: KernelInSimulation, small_model: IntegerModel
+    kernel: SimulatedKernel, small_model: IntegerModel
 ) -> None:
     load(kernel, small_model)
     crc = kernel.register("weights_crc")
@@ -157,25 +210,25 @@ def test_a_load_of_another_count_is_refused_and_keeps_the_weights(
 
 @pytest.mark.parametrize("count", [0, 4097])
 def test_an_inference_of_no_or_too_many_frames_is_refused(
-    kernel: KernelInSimulation, small_model: IntegerModel, count: int
+    kernel: SimulatedKernel, small_model: IntegerModel, count: int
 ) -> None:
     load(kernel, small_model)
     packet = packet_of(frames_of(small_model, 1))[: FRAME_WORDS * min(count, 1)]
-    assert len(kernel.call(COMMANDS["infer"], count, packet)) == 0
+    assert len(kernel.call(COMMANDS["infer"], count, packet).words) == 0
     assert errors_of(kernel) == {"wrong_count"}
 
 
 def test_an_unknown_command_takes_no_packet(
-    kernel: KernelInSimulation, small_model: IntegerModel
+    kernel: SimulatedKernel, small_model: IntegerModel
 ) -> None:
-    assert len(kernel.call(7, 1, np.array([]))) == 0
+    assert len(kernel.call(7, 1, np.array([])).words) == 0
     assert errors_of(kernel) == {"unknown_command"}
     load(kernel, small_model)
     assert errors_of(kernel) == {"unknown_command"}
 
 
 def test_clear_forgets_errors_and_saturation_but_not_the_weights(
-    kernel: KernelInSimulation, small_model: IntegerModel
+    kernel: SimulatedKernel, small_model: IntegerModel
 ) -> None:
     load(kernel, small_model)
     kernel.call(7, 0, np.array([]))

@@ -24,7 +24,9 @@ void emamba_kernel(axis_stream_t& s_axis_in,
                    half_word_t& weights_crc,
                    half_word_t& cycles,
                    half_word_t& errors,
-                   half_word_t& saturated) {
+                   half_word_t& saturated,
+                   half_word_t& input_crc,
+                   half_word_t& answer_crc) {
 #pragma HLS INTERFACE mode=axis port=s_axis_in
 #pragma HLS INTERFACE mode=axis port=m_axis_out
 #pragma HLS INTERFACE mode=s_axilite bundle=control port=command offset=0x10
@@ -35,6 +37,8 @@ void emamba_kernel(axis_stream_t& s_axis_in,
 #pragma HLS INTERFACE mode=s_axilite bundle=control port=cycles offset=0x50
 #pragma HLS INTERFACE mode=s_axilite bundle=control port=errors offset=0x60
 #pragma HLS INTERFACE mode=s_axilite bundle=control port=saturated offset=0x70
+#pragma HLS INTERFACE mode=s_axilite bundle=control port=input_crc offset=0x80
+#pragma HLS INTERFACE mode=s_axilite bundle=control port=answer_crc offset=0x90
 #pragma HLS INTERFACE mode=s_axilite bundle=control port=return
 #pragma HLS DATAFLOW
 
@@ -43,10 +47,11 @@ void emamba_kernel(axis_stream_t& s_axis_in,
   EMAMBA_STREAM(plan, 2, word_t);
   EMAMBA_STREAM(done, 2, flag_t);
 
-  EMAMBA_STAGE(take_packet<IMAGE_WORDS>, s_axis_in, command, count, packet, plan, errors);
+  EMAMBA_STAGE(take_packet<IMAGE_WORDS>, s_axis_in, command, count, packet, plan, errors,
+               input_crc);
   EMAMBA_STAGE(emamba_core, packet, answer);
   EMAMBA_STAGE(give_packet, answer, plan, m_axis_out, done, interface_version, config_hash,
-               weights_crc, saturated);
+               weights_crc, saturated, answer_crc);
   EMAMBA_STAGE(count_cycles, done, cycles);
   EMAMBA_RUN();
 }

@@ -60,10 +60,10 @@ Call read_call(half_word_t command, half_word_t count) {
 }
 
 /// Takes one packet off the AXI4-Stream: a short one is filled up with zeros, what is left of a long
-/// or refused one is dropped.
+/// or refused one is dropped. `input_crc` is of the words that came and were not dropped.
 template <int IMAGE_WORDS>
 void take_packet(axis_stream_t& s_axis_in, half_word_t command, half_word_t count, chain_t& packet,
-                 chain_t& plan, half_word_t& errors) {
+                 chain_t& plan, half_word_t& errors, half_word_t& input_crc) {
   static bool loaded = false;
   static half_word_t sticky = 0;
   const Call call = read_call<IMAGE_WORDS>(command, count);
@@ -72,6 +72,7 @@ void take_packet(axis_stream_t& s_axis_in, half_word_t command, half_word_t coun
   packet.write(header_word(call.header));
   bool ended = !call.arrives;
   bool is_short = false;
+  half_word_t crc = 0;
 take_words:
   for (half_word_t i = 0; i < call.words; ++i) {
 #pragma HLS PIPELINE II = 1
@@ -80,6 +81,7 @@ take_words:
     if (!ended) {
       const axis_t beat = s_axis_in.read();
       word = beat.data;
+      crc = crc32(crc, word);
       ended = beat.last != 0;
       is_short = ended && (i + 1 < call.words || beat.keep != KEEP_ALL);
     }
@@ -99,22 +101,27 @@ drop_words:
   if (frames > 0 && !loaded) seen |= error::not_loaded;
   sticky = command == command::clear ? half_word_t(0) : half_word_t(sticky | seen);
   errors = sticky;
+  input_crc = crc;
 }
 
-/// Puts the answer on the AXI4-Stream and its status word into registers.
+/// Puts the answer on the AXI4-Stream, its CRC and its status word into registers.
 inline void give_packet(chain_t& answer, chain_t& plan, axis_stream_t& m_axis_out,
                         flag_stream_t& done, half_word_t& interface_version, word_t& config_hash,
-                        half_word_t& weights_crc, half_word_t& saturated) {
+                        half_word_t& weights_crc, half_word_t& saturated,
+                        half_word_t& answer_crc) {
   static half_word_t sticky = 0;
   const word_t planned = plan.read();
   const half_word_t words = half_word_t(planned >> 32) * OUTPUT_WORDS;
   const bool clear = (planned & 1) != 0;
+  half_word_t crc = 0;
 give_words:
   for (half_word_t i = 0; i < words; ++i) {
 #pragma HLS PIPELINE II = 1
     EMAMBA_TICK(SHELL_DEPTH);
     axis_t beat;
-    beat.data = answer.read();
+    const word_t given = answer.read();
+    crc = crc32(crc, given);
+    beat.data = given;
     beat.keep = KEEP_ALL;
     beat.strb = KEEP_ALL;
     beat.last = i + 1 == words;
@@ -126,6 +133,7 @@ give_words:
   config_hash = emamba::config_hash;
   weights_crc = half_word_t(status >> 32);
   saturated = sticky;
+  answer_crc = crc;
   done.write(1);
 }
 
@@ -149,4 +157,5 @@ void emamba_kernel(emamba::axis_stream_t& s_axis_in, emamba::axis_stream_t& m_ax
                    emamba::half_word_t command, emamba::half_word_t count,
                    emamba::half_word_t& interface_version, emamba::word_t& config_hash,
                    emamba::half_word_t& weights_crc, emamba::half_word_t& cycles,
-                   emamba::half_word_t& errors, emamba::half_word_t& saturated);
+                   emamba::half_word_t& errors, emamba::half_word_t& saturated,
+                   emamba::half_word_t& input_crc, emamba::half_word_t& answer_crc);

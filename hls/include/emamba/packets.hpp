@@ -12,18 +12,35 @@ namespace emamba {
 /// Words of one frame's answer.
 constexpr int OUTPUT_WORDS = ANSWER_TOKENS * words_for(ANSWER_COUNT, 4);
 
-/// CRC-32 (ISO-HDLC, as zlib's) of `crc`'s words and one more.
+/// For each bit of a CRC-32, those bits of a word, added to the CRC before it, whose parity it is.
+struct CrcMasks {
+  unsigned long long of[32];
+};
+
+constexpr CrcMasks make_crc_masks() {
+  CrcMasks masks{};
+  for (int from = 0; from < 64; ++from) {
+    unsigned long long rest = 1ull << from;
+    for (int step = 0; step < 64; ++step) rest = rest >> 1 ^ ((rest & 1) != 0 ? 0xedb88320ull : 0);
+    for (int to = 0; to < 32; ++to) masks.of[to] |= (rest >> to & 1) << from;
+  }
+  return masks;
+}
+
+constexpr CrcMasks crc_masks = make_crc_masks();
+
+/// CRC-32 (ISO-HDLC, as zlib's) of `crc`'s words and one more. Parities of constant sets of bits are
+/// a few levels of logic, where 64 steps of a shift register would be taken for a long path: a loop
+/// that carries a CRC is to keep its II of 1.
 inline half_word_t crc32(half_word_t crc, word_t word) {
 #pragma HLS INLINE
-  crc = ~crc;
-  for (int bit = 0; bit < 64; ++bit) {
+  const word_t sum = word ^ word_t(half_word_t(~crc));
+  half_word_t next = 0;
+  for (int bit = 0; bit < 32; ++bit) {
 #pragma HLS UNROLL
-    const bool odd = ((crc ^ half_word_t(word & 1)) & 1) != 0;
-    crc >>= 1;
-    if (odd) crc ^= half_word_t(0xedb88320u);
-    word >>= 1;
+    next |= half_word_t(parity(sum & word_t(crc_masks.of[bit])) ? 1u : 0u) << bit;
   }
-  return ~crc;
+  return ~next;
 }
 
 /// Sends a packet's parameters down the chain, its frames to `patches`. The status word starts as

@@ -36,6 +36,9 @@ inline signed_t<WIDTH> narrow(X x) {
   return signed_t<WIDTH>(x);
 }
 
+/// Whether an odd number of bits are set.
+inline bool parity(std::uint64_t word) { return __builtin_parityll(word) != 0; }
+
 #else
 
 template <int WIDTH>
@@ -48,6 +51,12 @@ template <int WIDTH, class X>
 inline signed_t<WIDTH> narrow(X x) {
 #pragma HLS INLINE
   return signed_t<WIDTH>(x);
+}
+
+/// Whether an odd number of bits are set.
+inline bool parity(ap_uint<64> word) {
+#pragma HLS INLINE
+  return word.xor_reduce();
 }
 
 #endif

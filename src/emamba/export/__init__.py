@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from emamba.config import ModelConfig
 from emamba.export.folding import Folding
 from emamba.export.golden import GOLDEN_VERSION, golden_vectors
 from emamba.export.header import INTERFACE_VERSION, config_header
-from emamba.export.image import image_crc, weights_image
+from emamba.export.image import image_crc, image_words, weights_image
 from emamba.export.interface import ip_source
 from emamba.export.pipeline import find_tap, top_source
 from emamba.export.presets import preset
@@ -20,25 +21,29 @@ from emamba.export.timing import CLOCK_HZ, fifo_depths, pipeline_depths, simulat
 from emamba.fixed import IntegerModel
 from emamba.package import Package
 
-__all__ = ["export_hls", "kernel_files"]
+__all__ = ["export_hls", "kernel_files", "kernel_sources"]
 
 _RESOURCES = ("dsp", "lut", "ff", "bram36")
 
 
 def kernel_files(model: IntegerModel, folding: Folding, tap: str | None = None) -> dict[str, str]:
+    """The generated sources of a kernel for `model`, as `kernel_sources` of its sizes."""
+    return kernel_sources(model.config, folding, tap)
+
+
+def kernel_sources(config: ModelConfig, folding: Folding, tap: str | None = None) -> dict[str, str]:
     """The generated sources of one kernel, by path: sizes, top and outermost wrapper.
 
-    They depend on the model's sizes and on the folding, not on its weights. With `tap`, a stream's
-    name, the kernel answers with that stage's tokens. Raises `TapError` for an unknown one.
+    With `tap`, a stream's name, the kernel answers with that stage's tokens. Raises `TapError` for
+    an unknown one.
     """
-    config = model.config
     tapped = None if tap is None else find_tap(tap, config)
     return {
         "emamba/config.hpp": config_header(
             config, folding, pipeline_depths(config, folding), tapped
         ),
         "top.cpp": top_source(folding, fifo_depths(config, folding), tapped),
-        "ip.cpp": ip_source(len(weights_image(model))),
+        "ip.cpp": ip_source(image_words(config)),
     }
 
 

@@ -20,7 +20,7 @@ from emamba.fixed.model import (
 __all__ = ["FORMAT_BITS", "INTERFACE_VERSION", "config_header"]
 
 # Raised when packets, registers or the image's layout change.
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 
 # Bit of each format in the kernels' saturation mask. What is tabulated while loading cannot be
 # seen to saturate.

@@ -12,11 +12,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from emamba.config import ModelConfig
 from emamba.fixed.intervals import ACC_WIDTH, SCAN_ACC_WIDTH
 from emamba.fixed.model import UNIT_FRAC, IntegerModel, block_names
 from emamba.fixed.tables import SLOPE_FRAC, IntegerTable
 
-__all__ = ["TABLE_ROWS", "ImageError", "Words", "image_crc", "table_arguments", "weights_image"]
+__all__ = [
+    "TABLE_ROWS",
+    "ImageError",
+    "Words",
+    "image_crc",
+    "image_words",
+    "table_arguments",
+    "weights_image",
+]
 
 Words = npt.NDArray[np.uint64]
 # Rows a table may have; shorter ones are padded.
@@ -30,6 +39,28 @@ class ImageError(ValueError):
 def weights_image(model: IntegerModel) -> Words:
     """All sections, 64-bit words in loading order; raises `ImageError` for too long a table."""
     return np.concatenate(list(_Sections(model).all()))
+
+
+def image_words(config: ModelConfig) -> int:
+    """Words of the weights image of any model of `config`."""
+    c = config
+    patch_embed = 1 + _byte_words(c.d_model * c.patch_dim) + _acc_words(c.d_model)
+    block = {
+        "range_norm": 1 + _byte_words(c.d_model) + _acc_words(c.d_model),
+        "in_proj": 1 + _byte_words(2 * c.d_inner * c.d_model),
+        "conv1d": 1 + c.d_conv * _byte_words(c.d_inner) + _acc_words(c.d_inner),
+        "x_proj": 1 + _byte_words((c.dt_rank + 2 * c.d_state) * c.d_inner),
+        "dt_proj": 1 + _byte_words(c.d_inner * c.dt_rank) + _acc_words(c.d_inner),
+        "selective_scan": 1
+        + TABLE_ROWS
+        + c.d_inner * _byte_words(c.d_state)
+        + _byte_words(c.d_inner),
+        "gate": 1 + TABLE_ROWS,
+        "out_proj": 1 + _byte_words(c.d_model * c.d_inner),
+    }
+    head_fc1 = 1 + c.n_tokens * _byte_words(c.head_width * c.d_model) + _acc_words(c.head_width)
+    head_fc2 = 1 + _byte_words(c.n_outputs * c.head_width) + _acc_words(c.n_outputs)
+    return patch_embed + c.n_layer * sum(block.values()) + head_fc1 + head_fc2
 
 
 def image_crc(image: Words) -> int:
@@ -138,6 +169,14 @@ class _Sections:
     def _table_shift(self, name: str) -> int:
         table = self._model.tables[name]
         return table.x_format.frac + SLOPE_FRAC - table.y_format.frac
+
+
+def _byte_words(count: int) -> int:
+    return -(-count // 8)
+
+
+def _acc_words(count: int) -> int:
+    return -(-count // 2)
 
 
 def _bytes(values: npt.NDArray[np.int8]) -> Words:

@@ -169,6 +169,12 @@ class Interface:
         """The registers that are arguments of the kernel's function."""
         return tuple(register for register in self.registers if register.is_argument)
 
+    @property
+    def address_bits(self) -> int:
+        """Bits of an address of the bundle `control`."""
+        _, offset = self.registers[-1].words[-1]
+        return (offset + 3).bit_length()
+
     def register(self, name: str) -> Register:
         """The register of that name; raises `KeyError`."""
         return {register.name: register for register in self.registers}[name]
@@ -200,6 +206,8 @@ INTERFACE = Interface(
             "formats that saturated since the last clear",
             tuple(sorted(FORMAT_BITS, key=FORMAT_BITS.__getitem__)),
         ),
+        Register("input_crc", 0x80, 32, "read-only", "CRC-32 of the words that the last call took"),
+        Register("answer_crc", 0x90, 32, "read-only", "CRC-32 of the words that it gave"),
     ),
     ports=(StreamPort("s_axis_in", False, 64), StreamPort("m_axis_out", True, 64)),
     windows=(
@@ -241,10 +249,11 @@ void {top}({parameters}) {{
   EMAMBA_STREAM(plan, 2, word_t);
   EMAMBA_STREAM(done, 2, flag_t);
 
-  EMAMBA_STAGE(take_packet<IMAGE_WORDS>, s_axis_in, command, count, packet, plan, errors);
+  EMAMBA_STAGE(take_packet<IMAGE_WORDS>, s_axis_in, command, count, packet, plan, errors,
+               input_crc);
   EMAMBA_STAGE(emamba_core, packet, answer);
   EMAMBA_STAGE(give_packet, answer, plan, m_axis_out, done, interface_version, config_hash,
-               weights_crc, saturated);
+               weights_crc, saturated, answer_crc);
   EMAMBA_STAGE(count_cycles, done, cycles);
   EMAMBA_RUN();
 }}

@@ -60,7 +60,7 @@ _LOOP = Resources(lut=250, ff=300)  # counters, states, handshakes, header and s
 _LOAD_LOOP = Resources(lut=130, ff=130)  # counters, a word shifted out byte by byte
 _LOAD_TABLE = Resources(dsp=1, lut=450, ff=300)
 _CRC = Resources(lut=400, ff=100)
-_SHELL = Resources(lut=700, ff=900)  # registers, packets, cycle counter
+_SHELL = Resources(lut=800, ff=1_050)  # registers, packets, cycle counter; CRCs apart
 _SYSTEM = Resources(lut=6_000, ff=8_000, bram36=4)  # DMA, interconnect, interrupts, reset
 _MEMORY_BITS_IN_LUTS = 1_024
 _SRL_FIFO_BITS, _SRL_FIFO_DEPTH = 1_024, 2
@@ -102,7 +102,7 @@ def resources(
         for s in streams(config)
     )
     parts["fifos"] = reduce(add, tokens, chains)
-    return parts | {"shell": _SHELL, "system": _SYSTEM}
+    return parts | {"shell": _SHELL + _CRC * 2, "system": _SYSTEM}
 
 
 def total(parts: Mapping[str, Resources]) -> Resources:

@@ -157,6 +157,7 @@ def _register(
 
 def _processing_system(modules: ET.Element, interface: Interface) -> None:
     module = _module(modules, PS_INSTANCE, "xilinx.com:ip:zynq_ultra_ps_e:3.4")
+    module.set("IS_PL", "FALSE")
     # PYNQ sets all four clocks; PL0 is 1500 MHz / 15, the input of the clocking wizard.
     clocks: dict[str, object] = {}
     for i in range(4):
@@ -166,6 +167,7 @@ def _processing_system(modules: ET.Element, interface: Interface) -> None:
             f"{reference}__DIVISOR0": 15 if i == 0 else 4,
             f"{reference}__DIVISOR1": 1,
             f"{reference}__SRCSEL": "IOPLL",
+            f"{reference}__ACT_FREQMHZ": "100.000000" if i == 0 else "375.000000",
         }
     _parameters(module, clocks)
     _pin(module, "pl_ps_irq0", False, ("axi_intc_0", "irq"), width=1)
@@ -232,7 +234,8 @@ def _kernel(modules: ET.Element, interface: Interface) -> None:
                 registers, name, offset, register.access, register.description,
                 _kernel_fields(register, name),
             )  # fmt: skip
-    _parameters(module, {"C_S_AXI_CONTROL_ADDR_WIDTH": 7, "C_S_AXI_CONTROL_DATA_WIDTH": 32})
+    widths = {"ADDR": interface.address_bits, "DATA": 32}
+    _parameters(module, {f"C_S_AXI_CONTROL_{kind}_WIDTH": bits for kind, bits in widths.items()})
     _bus(module, window.port, "SLAVE", _AXI, f"{PS_INSTANCE}_{_CONTROL_PORT}")
     for port in interface.ports:
         kind = "INITIATOR" if port.master else "TARGET"

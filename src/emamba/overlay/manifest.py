@@ -24,6 +24,7 @@ __all__ = [
     "drift",
     "load_manifest",
     "manifest",
+    "sha256_of",
 ]
 
 SCHEMA_VERSION = 1
@@ -38,6 +39,8 @@ _OBTAINED = {
     "kernel": "estimated by Vitis HLS",
     "stages": "scheduled by Vitis HLS",
 }
+# What a driver goes by.
+_NEEDED = ("config_hash", "files", "interface_version", "preset")
 # Parts of the baseline's value; placement differs a little from run to run and tool to tool.
 _TOLERANCE = {"lut": 0.05, "ff": 0.05, "dsp": 0.0, "bram36": 0.05, "uram": 0.0, "total_w": 0.10}
 
@@ -93,7 +96,7 @@ def manifest(export: Mapping[str, Any], reports: Reports, folder: Path) -> dict[
             for loop in reports.synthesis.loops
         ],
         "obtained": _OBTAINED,
-        "files": {name: _sha256(folder / name) for name in ("emamba.bit", "emamba.hwh")},
+        "files": {name: sha256_of(folder / name) for name in ("emamba.bit", "emamba.hwh")},
     }
 
 
@@ -107,7 +110,8 @@ def _clock_hz(timing: TimingReport) -> float:
     return round(1e9 / periods[0])
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -123,9 +127,12 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         raise ManifestError(
             f"{path}: schema_version must be {SCHEMA_VERSION}, not {version!r}; build again"
         )
+    missing = [name for name in _NEEDED if name not in document]
+    if missing:
+        raise ManifestError(f"{path}: must have {', '.join(missing)}, but has not; build again")
     for name, digest in document["files"].items():
         file = folder / name
-        if not file.is_file() or _sha256(file) != digest:
+        if not file.is_file() or sha256_of(file) != digest:
             raise ManifestError(
                 f"{file}: must be the file that manifest.json names, but is missing or another; "
                 "copy bitstream, hand-off and manifest together"

@@ -6,7 +6,7 @@
 
 namespace emamba {
 
-constexpr unsigned interface_version = 1;
+constexpr unsigned interface_version = 2;
 constexpr unsigned long long config_hash = 0x59df0dcd97bd7fecull;  // first 64 of 256 bits
 
 constexpr int input_height = 8;
