@@ -4,23 +4,33 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
 
-.PHONY: serve test lint verify-kernels overlay bench train-env format clean
+.PHONY: serve test lint verify-kernels verify-board overlay wheels bench train-env format clean
 
 serve: .venv/serve.stamp
 	$(BIN)/emamba-service $(if $(PORT),--port $(PORT))
 
 test: lint
 	$(BIN)/pytest
+	tests/board/run.sh $(PYTHON)
 
 verify-kernels: .venv/dev.stamp
 	EMAMBA_VERIFY=full $(BIN)/pytest tests/hls
+
+verify-board:
+	EMAMBA_VERIFY=full tests/board/run.sh python3.10 3.1.2
+	EMAMBA_VERIFY=full tests/board/run.sh python3.10 4.0.0
+	EMAMBA_VERIFY=full tests/board/run.sh python3.12 4.0.0
 
 overlay: .venv/train.stamp
 	$(BIN)/emamba build overlay models/$(or $(MODEL),mars)/$(or $(VERSION),1) \
 		--preset $(or $(PRESET),fast)
 
+wheels: .venv/wheels.stamp
+	$(BIN)/python service/scripts/board_wheels.py $(or $(BOARD_PYTHON),3.10) build/wheels
+
 bench: .venv/bench.stamp
 	$(BIN)/python -m bench.engines
+	tests/board/run.sh $(PYTHON) "" bench.driver
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -46,6 +56,10 @@ clean:
 
 .venv/train.stamp: .venv/bin/python $(PROJECTS)
 	$(PIP) -e '.[train]' -e ./service -e ./client
+	@touch $@
+
+.venv/wheels.stamp: .venv/bin/python requirements-dev.txt
+	$(PIP) -c requirements-dev.txt hatchling uv
 	@touch $@
 
 .venv/bench.stamp: .venv/train.stamp requirements-bench.txt

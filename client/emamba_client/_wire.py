@@ -190,12 +190,19 @@ def _document(response: httpx.Response) -> dict[str, Any]:
 
 
 def _about(document: dict[str, Any]) -> dict[str, Any]:
-    timing = _member(document, "timing_us", dict)
+    timing = dict(_member(document, "timing_us", dict))
+    stages: dict[str, Any] = {}
+    if "engine_stages" in timing:
+        stages = _member(timing, "engine_stages", dict, "timing_us.")
+        del timing["engine_stages"]
     return {
         "model": _member(document, "model", str),
         "version": _member(document, "version", str),
         "engine": _member(document, "engine", str),
         "timing_us": {stage: _number(timing, stage, "timing_us.") for stage in timing},
+        "engine_stages_us": {
+            stage: _number(stages, stage, "timing_us.engine_stages.") for stage in stages
+        },
         "raw": document,
     }
 

@@ -24,6 +24,9 @@ def print_poses(console: Console, result: AnyResult) -> None:
     total_us = result.timing_us.get("total")
     took = "" if total_us is None else f", {total_us:.0f} us in the service"
     _print_plain(console, f"model {result.model} {result.version} on {result.engine}{took}")
+    if result.engine_stages_us:
+        stages = ", ".join(f"{name} {us:.0f}" for name, us in result.engine_stages_us.items())
+        _print_plain(console, f"in the engine: {stages} us")
     for index, pose in enumerate(poses):
         if len(poses) > 1:
             _print_plain(console, f"frame {index + 1} of {len(poses)}")

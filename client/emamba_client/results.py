@@ -66,14 +66,16 @@ class Pose:
 class _Answer:
     """What every pose answer tells: who computed it, and how long each stage took.
 
-    `timing_us` maps parse, encode, engine, decode and total to microseconds; `raw` is the
-    service's JSON as it came.
+    `timing_us` maps parse, encode, engine, decode and total to microseconds; `engine_stages_us`
+    the parts of engine, empty for an engine that tells none. `raw` is the service's JSON as it
+    came.
     """
 
     model: str
     version: str
     engine: str
     timing_us: Mapping[str, float]
+    engine_stages_us: Mapping[str, float]
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
@@ -13,8 +14,8 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 
-from emamba.engines import open_engine
 from emamba_service import __version__, errors, schemas
+from emamba_service.board.engines import open_engine_for
 from emamba_service.errors import (
     NotReadyError,
     ServiceError,
@@ -30,6 +31,9 @@ from emamba_service.models import EngineFactory, Models, load_models
 from emamba_service.pool import WorkerPool
 from emamba_service.pose import PosePipeline
 from emamba_service.settings import Settings
+from emamba_service.shadow import ShadowChecker
+from emamba_service.shadow_files import ReproducerFolder, default_folder
+from emamba_service.telemetry import Sampler, TelemetryCollector
 
 __all__ = ["Service", "create_app"]
 
@@ -60,6 +64,7 @@ _POSE_PROBLEMS = (
     errors.TooManyPointsError,
     errors.TooManyFramesError,
     errors.EngineFailedError,
+    errors.EngineAwayError,
     errors.QueueFullError,
     errors.NotReadyError,
     errors.RequestTimeoutError,
@@ -71,24 +76,23 @@ def create_app(
     *,
     registry: CollectorRegistry | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    engine_factory: EngineFactory = open_engine,
+    engine_factory: EngineFactory | None = None,
     models: Models | None = None,
+    shadow_source: random.Random | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
     Models are loaded when it starts (`PackageError` or `EngineError` then), unless `models` are
-    given. `clock` gives seconds and times stages and requests; `registry` takes the metrics. The
-    `Service` behind the routes is `app.state.service`.
+    given. `clock` gives seconds and times stages and requests; `registry` takes the metrics, those
+    of the engines included; `shadow_source` chooses the requests that are checked. The `Service`
+    behind the routes is `app.state.service`.
     """
     metrics = Metrics(registry or CollectorRegistry())
-    service = Service(settings, metrics, clock)
+    service = Service(settings, metrics, clock, shadow_source)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start(
-            models
-            or load_models(settings.models, settings.engine, settings.default_model, engine_factory)
-        )
+        service.start(models or _load(settings, metrics.registry, engine_factory))
         yield
         service.stop()
 
@@ -103,13 +107,30 @@ def create_app(
     return app
 
 
+def _load(
+    settings: Settings, registry: CollectorRegistry, engine_factory: EngineFactory | None
+) -> Models:
+    factory = engine_factory or open_engine_for(settings, registry)
+    return load_models(settings.models, settings.engine, settings.default_model, factory)
+
+
 class Service:
     """What the routes share, and the routes themselves."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        shadow_source: random.Random | None = None,
+    ) -> None:
         self.metrics = metrics
         self._settings = settings
         self._clock = clock
+        self._shadow_source = shadow_source
+        self._shadow: ShadowChecker | None = None
+        self._telemetry = ExitStack()
+        self._stop_by_s = 0.0
         self._models: Models | None = None
         self._pipeline: PosePipeline | None = None
         self._pool = WorkerPool(
@@ -120,13 +141,17 @@ class Service:
     def start(self, models: Models) -> None:
         """Serve `models`."""
         self._models = models
+        self._shadow = self._shadow_of(models)
         self._pipeline = PosePipeline(
             models,
             self.metrics,
             self._clock,
             self._settings.max_points,
             self._settings.max_frames,
+            None if self._shadow is None else self._shadow.offer,
         )
+        self.metrics.engine_states.models = models
+        self._measure()
         for model in models:
             package = model.package
             self.metrics.models.labels(
@@ -135,13 +160,19 @@ class Service:
 
     def drain(self) -> None:
         """Say not ready from now on; requests are still answered."""
+        if not self._draining:
+            self._stop_by_s = self._clock() + self._settings.drain_timeout_s
         self._draining = True
 
     def stop(self) -> None:
-        """Let running work end and close the engines."""
+        """Let running work and, in the time left, shadow checks end; close the engines."""
         self.drain()
         self._pipeline = None
         self._pool.close()
+        self._telemetry.close()
+        if self._shadow is not None:
+            self._shadow.close(max(0.0, self._stop_by_s - self._clock()))
+        self.metrics.engine_states.models = ()
         if self._models is not None:
             self._models.close()
 
@@ -174,10 +205,16 @@ class Service:
         return _json({"live": True})
 
     async def ready(self) -> Response:
-        """200 while requests are welcome: models are loaded and the service is not stopping."""
-        if self._draining or self._models is None:
+        """200 while requests are welcome: every model's engine answers and nothing is stopping."""
+        if self._draining:
             raise self._not_ready()
-        return _json({"ready": True})
+        engines = [model.state() for model in self._loaded()]
+        report: dict[str, Any] = {"engines": engines}
+        if self._shadow is not None:
+            report["shadow"] = self._shadow.counts()
+        if reason := self._unready(engines):
+            raise NotReadyError(reason, **report)
+        return _json({"ready": True, **report})
 
     async def show_metrics(self) -> Response:
         """Metrics in the Prometheus text format."""
@@ -187,6 +224,39 @@ class Service:
     async def index(self) -> Response:
         """What this is and where the routes are."""
         return _json({"service": "emamba-service", "version": __version__, "links": _LINKS})
+
+    def _unready(self, engines: list[dict[str, str]]) -> str | None:
+        """Why requests are not welcome, though models are loaded."""
+        for engine in engines:
+            if engine["state"] in {"recovering", "failed"}:
+                return (
+                    "engine {engine} of {model} {version} must be ready, but is {state}: {reason}"
+                ).format_map(engine)
+        first = self._shadow and self._shadow.first
+        if first and self._settings.shadow_trips_ready:
+            return f"a shadow check failed: {first}; see the log and start the service anew"
+        return None
+
+    def _measure(self) -> None:
+        """Show power and temperature in the metrics, where they are wanted and there are any."""
+        if not self._settings.power_interval_s:
+            return
+        sampler = Sampler(self._settings.sysfs, self._settings.power_interval_s)
+        collector = TelemetryCollector(sampler)
+        self._telemetry.enter_context(sampler)
+        self.metrics.registry.register(collector)
+        self._telemetry.callback(self.metrics.registry.unregister, collector)
+
+    def _shadow_of(self, models: Models) -> ShadowChecker | None:
+        """The running checker, if there is anything to check."""
+        fraction = self._settings.shadow_fraction
+        checked = [model for model in models if model.engine.info.name != "mirror"]
+        if not fraction or not checked:
+            return None
+        folder = ReproducerFolder(self._settings.shadow_folder or default_folder())
+        shadow = ShadowChecker(fraction, folder, self.metrics, self._shadow_source)
+        shadow.start(checked)
+        return shadow
 
     def _loaded(self) -> Models:
         if self._models is None:

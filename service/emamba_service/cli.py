@@ -1,37 +1,37 @@
-"""`emamba-service`: start the service, or print its OpenAPI document."""
+"""`emamba-service`: start the service, or one of the commands around it."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, Any, Optional
 
 import orjson
 import typer
 from fastapi import FastAPI
-from prometheus_client import disable_created_metrics
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
-from emamba.engines import EngineError, open_engine
+from emamba.engines import EngineError
 from emamba.package import PackageError
 from emamba_service import __version__
 from emamba_service.app import create_app
+from emamba_service.board.doctor_command import doctor
+from emamba_service.board.engines import open_engine_for
 from emamba_service.models import Models, load_models
+from emamba_service.options import fail, with_settings
 from emamba_service.schemas import EXAMPLES
 from emamba_service.server import listen, serve
-from emamba_service.settings import (
-    Settings,
-    SettingsError,
-    env_name,
-    load_settings,
-    option_name,
-)
+from emamba_service.settings import Settings, SettingsError, load_settings, option_name
+from emamba_service.shadow_command import reproduce
+from emamba_service.verify import verify_command
 
 __all__ = ["cli", "main"]
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+cli.command()(reproduce)
+cli.command("verify")(verify_command)
+cli.command()(doctor)
 
 
 def main() -> None:
@@ -41,37 +41,6 @@ def main() -> None:
     cli()
 
 
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """`command(context, version, **settings)` with one option for each field of `Settings`."""
-    own = [
-        p
-        for p in inspect.signature(command, eval_str=True).parameters.values()
-        if p.kind != p.VAR_KEYWORD
-    ]
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                Optional[str],  # noqa: UP045 - evaluated by Typer
-                typer.Option(
-                    option_name(name),
-                    envvar=env_name(name),
-                    help=f"{field.description} Default: {field.default}.",
-                    metavar="VALUE",
-                    show_default=False,
-                ),
-            ],
-        )
-        for name, field in Settings.model_fields.items()
-    ]
-    signature = inspect.Signature([*own, *options])
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ |= {option.name: option.annotation for option in options}
-    return command
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"emamba-service {__version__}")
@@ -79,7 +48,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @cli.callback(invoke_without_command=True)
-@_with_settings
+@with_settings
 def start(
     context: typer.Context,
     version: Annotated[
@@ -90,23 +59,28 @@ def start(
     """Serve the packages of a folder over HTTP until Ctrl-C or SIGTERM."""
     del version
     if context.invoked_subcommand is not None:
+        _check_order(context, context.invoked_subcommand)
         return
     try:
         settings = load_settings({key: text for key, text in given.items() if text is not None})
     except SettingsError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
+    # The engines' metrics are shown with the application's.
+    registry = CollectorRegistry()
+    factory = open_engine_for(settings, registry)
     try:
-        models = load_models(settings.models, settings.engine, settings.default_model, open_engine)
+        models = load_models(settings.models, settings.engine, settings.default_model, factory)
     except (PackageError, EngineError) as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
     try:
         listener = listen(settings)
     except (OSError, UnicodeError) as error:
-        _fail(f"cannot listen on {settings.host} port {settings.port}: {_reason(error)}", 1)
+        models.close()
+        fail(f"cannot listen on {settings.host} port {settings.port}: {_reason(error)}", 1)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     typer.echo(_greeting(f"http://{host}:{listener.getsockname()[1]}", models))
     sys.stdout.flush()
-    serve(create_app(settings, models=models), settings, listener)
+    serve(create_app(settings, registry=registry, models=models), settings, listener)
 
 
 @cli.command()
@@ -114,6 +88,14 @@ def openapi() -> None:
     """Print the OpenAPI document."""
     app: FastAPI = create_app(Settings.model_construct())
     typer.echo(json.dumps(app.openapi(), indent=2))
+
+
+def _check_order(context: typer.Context, command: str) -> None:
+    """Refuse a setting that would serve and do nothing for `command`."""
+    for name in Settings.model_fields:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            fail(f"{option_name(name)} must follow the command, but comes before {command}", 2)
 
 
 def _greeting(url: str, models: Models) -> str:
@@ -134,8 +116,3 @@ def _reason(error: OSError | UnicodeError) -> str:
     if number is not None and number > 0:
         return os.strerror(number)
     return "there is no such host; give an address of this machine, such as 127.0.0.1"
-
-
-def _fail(reason: str, code: int) -> NoReturn:
-    typer.echo(f"emamba-service: {reason}", err=True)
-    raise typer.Exit(code)

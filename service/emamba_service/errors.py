@@ -10,7 +10,7 @@
     ├── 422 InvalidRequestError, InvalidInputError, TooManyPointsError, TooManyFramesError
     ├── 431 HeadersTooLargeError
     ├── 500 InternalError, EngineFailedError
-    └── 503 QueueFullError, NotReadyError, RequestTimeoutError
+    └── 503 QueueFullError, NotReadyError, EngineAwayError, RequestTimeoutError
 
 The class carries status, type and title; `problem_for` turns any exception into one of them.
 """
@@ -29,6 +29,7 @@ __all__ = [
     "PROBLEM_JSON",
     "BodyTooLargeError",
     "ClientGoneError",
+    "EngineAwayError",
     "EngineFailedError",
     "HeadersTooLargeError",
     "InternalError",
@@ -193,8 +194,14 @@ class QueueFullError(ServiceError):
 
 
 class NotReadyError(ServiceError):
-    status, kind, title = 503, "not-ready", "Service is starting or stopping"
+    status, kind, title = 503, "not-ready", "Service is not ready"
     example = "the service is stopping; send the request to another instance"
+    headers = _RETRY
+
+
+class EngineAwayError(ServiceError):
+    status, kind, title = 503, "engine-unavailable", "Engine cannot answer now"
+    example = "engine board must answer within 0.5 s, but did not; it is being reset, try again"
     headers = _RETRY
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from emamba.fixed import IntegerModel
 from emamba.package import Package, PackageError, find_packages, load_package
 from emamba_service.errors import UnknownModelError, UnknownVersionError, shortened
 
-__all__ = ["EngineFactory", "LoadedModel", "Models", "load_models"]
+__all__ = ["EngineFactory", "LoadedModel", "Models", "load_models", "load_version"]
 
 EngineFactory = Callable[[str, IntegerModel], Engine]
 
@@ -26,12 +27,14 @@ class LoadedModel:
 
     def summary(self) -> dict[str, Any]:
         """What `/v1/models` says of it."""
-        package, model = self.package, self.package.model
+        package, model, status = self.package, self.package.model, self.engine.status
         task = package.task.to_json()
         return {
             "name": package.name,
             "version": package.version,
             "engine": self.engine.info.name,
+            "engine_state": status.state,
+            "engine_reason": status.reason,
             "package_sha256": package.sha256,
             "config": model.config.to_json(),
             "parameters": model.n_parameters,
@@ -44,6 +47,17 @@ class LoadedModel:
                 "unit": task["output"]["unit"],
             },
             "accuracy": package.accuracy,
+        }
+
+    def state(self) -> dict[str, str]:
+        """What `/health/ready` says of its engine."""
+        status = self.engine.status
+        return {
+            "model": self.package.name,
+            "version": self.package.version,
+            "engine": self.engine.info.name,
+            "state": status.state,
+            "reason": status.reason,
         }
 
 
@@ -90,7 +104,7 @@ def load_models(root: Path, engine: str, default: str, engine_factory: EngineFac
 
     Raises `PackageError` where `root` is no folder or holds no package, for a package that is
     damaged or in another's folder, and where `default` is not among them; `EngineError` if the
-    engine does not open.
+    engine does not open for one of them, with those that did closed again.
     """
     packages = [_load_named(folder) for folder in _package_folders(root)]
     names = sorted({package.name for package in packages})
@@ -98,10 +112,24 @@ def load_models(root: Path, engine: str, default: str, engine_factory: EngineFac
         raise PackageError(
             root, f"must hold the default model {default!r}, but holds {', '.join(names)}"
         )
-    return Models(
-        [LoadedModel(package, engine_factory(engine, package.model)) for package in packages],
-        default,
-    )
+    loaded: list[LoadedModel] = []
+    with ExitStack() as opened:
+        for package in packages:
+            opening = engine_factory(engine, package.model)
+            opened.callback(opening.close)
+            loaded.append(LoadedModel(package, opening))
+        opened.pop_all()
+    return Models(loaded, default)
+
+
+def load_version(root: Path, name: str, version: str) -> Package:
+    """The package `name` and `version` under `root`; raises `PackageError`."""
+    folders = _package_folders(root)
+    folder = root / name / version
+    if folder not in folders:
+        known = ", ".join(f"{path.parent.name} {path.name}" for path in folders)
+        raise PackageError(root, f"must hold {name} {version}, but holds {known}")
+    return _load_named(folder)
 
 
 def _package_folders(root: Path) -> list[Path]:

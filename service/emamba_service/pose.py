@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from emamba.engines import EngineUnavailableError, Recorded
 from emamba.tasks import InputError
 from emamba.tasks.mars import CHANNELS, JOINTS, MAP_SHAPE, check_map, feature_map
 from emamba_service.errors import (
+    EngineAwayError,
     EngineFailedError,
     InvalidInputError,
     InvalidRequestError,
@@ -31,6 +33,8 @@ from emamba_service.models import LoadedModel, Models
 __all__ = ["PosePipeline", "PoseRequest", "parse_request"]
 
 Clock = Callable[[], float]
+# Takes an answered request's model, its input and what the engine made of it.
+Witness = Callable[[LoadedModel, npt.NDArray[np.int8], Recorded], None]
 
 _log = logging.getLogger(__name__)
 _INPUTS = ("points", "features", "frames")
@@ -59,13 +63,20 @@ class PoseRequest:
 class PosePipeline:
     """Answers pose requests; safe to call from several threads.
 
-    `clock` gives seconds and never goes back.
+    `clock` gives seconds and never goes back. `witness`, if any, is shown every answered request.
     """
 
     def __init__(
-        self, models: Models, metrics: Metrics, clock: Clock, max_points: int, max_frames: int
+        self,
+        models: Models,
+        metrics: Metrics,
+        clock: Clock,
+        max_points: int,
+        max_frames: int,
+        witness: Witness | None = None,
     ) -> None:
         self._models = models
+        self._witness = witness
         self._metrics = metrics
         self._clock = clock
         self._max_points = max_points
@@ -83,28 +94,34 @@ class PosePipeline:
         laps.append(self._clock())
         batch = loaded.package.encode(request.maps)
         laps.append(self._clock())
-        outputs = _run_engine(loaded, batch)
+        recorded = _run_engine(loaded, batch)
         laps.append(self._clock())
-        poses = _poses(loaded.package.decode(outputs))
+        poses = _poses(loaded.package.decode(recorded.outputs))
         laps.append(self._clock())
         self._metrics.frames.labels(loaded.package.name, loaded.package.version).inc(len(poses))
-        timing_us = self._timing(laps)
-        timing_us["total"] = _microseconds(laps[-1] - received_at)
+        if self._witness is not None:
+            self._witness(loaded, batch, recorded)
         return orjson.dumps(
             {
                 "model": loaded.package.name,
                 "version": loaded.package.version,
-                "engine": loaded.engine.info.name,
+                "engine": recorded.engine,
                 "poses": poses,
-                "timing_us": timing_us,
+                "timing_us": self._timing(laps, received_at, recorded),
             }
         )
 
-    def _timing(self, laps: list[float]) -> dict[str, float]:
-        timing_us = {}
+    def _timing(self, laps: list[float], received_at: float, recorded: Recorded) -> dict[str, Any]:
+        """The times of an answer in microseconds; observes them, too."""
+        timing_us: dict[str, Any] = {}
         for stage, start, end in zip(STAGES, laps[:-1], laps[1:], strict=True):
             self._metrics.stages[stage].observe(end - start)
             timing_us[stage] = _microseconds(end - start)
+        timing_us["total"] = _microseconds(laps[-1] - received_at)
+        if stages_s := self._metrics.observe_engine(recorded.stages_s):
+            timing_us["engine_stages"] = {
+                stage: _microseconds(seconds) for stage, seconds in stages_s.items()
+            }
         return timing_us
 
 
@@ -247,9 +264,11 @@ def _check_rows(rows: list[Any], what: str, frame: int) -> None:
         raise InvalidInputError(f"{must}, but holds {_type(row[at])} at position {at}", frame=frame)
 
 
-def _run_engine(loaded: LoadedModel, batch: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
+def _run_engine(loaded: LoadedModel, batch: npt.NDArray[np.int8]) -> Recorded:
     try:
-        return loaded.engine.run(batch)
+        return loaded.engine.record(batch)
+    except EngineUnavailableError as error:
+        raise EngineAwayError(str(error)) from error
     except Exception as error:
         name = loaded.engine.info.name
         _log.exception("engine %s failed on %d frames", name, len(batch))

@@ -6,7 +6,7 @@ example below to the application.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -30,6 +30,7 @@ __all__ = [
     "problem_answers",
 ]
 
+EngineState = Literal["ready", "recovering", "degraded", "failed"]
 Point = Annotated[
     list[float],
     Field(
@@ -69,6 +70,11 @@ class _Closed(_Described):
 
 def _no_default(schema: dict[str, Any]) -> None:
     del schema["default"]
+
+
+def _absent(description: str) -> Any:
+    """A number that an answer may lack."""
+    return Field(0.0, description=description, json_schema_extra=_no_default)
 
 
 class _Addressed(_Closed):
@@ -123,6 +129,16 @@ class Pose(_Described):
     joints: Annotated[list[Joint], Field(min_length=19, max_length=19)]
 
 
+class EngineStages(_Described):
+    """Microseconds of the parts of engine, of those that the engine has told."""
+
+    pack: float = _absent("Frames to packets, in memory that the device reads")
+    transfer: float = _absent("Wait for the device, less the kernel's own time")
+    kernel: float = _absent("The kernel's own cycles as time; modelled on an emulator")
+    unpack: float = _absent("Packets to integers")
+    guard: float = _absent("Comparison with the guard's own computation")
+
+
 class TimingUs(_Described):
     """Microseconds per stage; total also holds the wait for a thread."""
 
@@ -131,6 +147,11 @@ class TimingUs(_Described):
     engine: float
     decode: float
     total: float
+    engine_stages: EngineStages = Field(
+        EngineStages.model_construct(),
+        description="Parts of engine; absent for an engine without a device",
+        json_schema_extra=_no_default,
+    )
 
 
 class PoseAnswer(_Described):
@@ -138,7 +159,7 @@ class PoseAnswer(_Described):
 
     model: str
     version: str
-    engine: str
+    engine: str = Field(description="What computed this answer", examples=["native"])
     poses: list[Pose]
     timing_us: TimingUs
 
@@ -176,6 +197,10 @@ class ModelSummary(_Described):
     name: str
     version: str
     engine: str = Field(description="What computes the model", examples=["mirror"])
+    engine_state: EngineState = Field(
+        description="degraded: another engine answers in its place; recovering, failed: none does"
+    )
+    engine_reason: str = Field(description="Why it is not ready, else empty")
     package_sha256: str = Field(description="SHA-256 of the package's model.json, hexadecimal")
     config: NetworkConfig
     parameters: int = Field(description="Trained numbers of the network")
@@ -194,8 +219,33 @@ class Live(_Described):
     live: bool
 
 
+class EngineReport(_Described):
+    """How the engine of one model fares."""
+
+    model: str
+    version: str
+    engine: str
+    state: EngineState
+    reason: str = Field(description="Why it is not ready, else empty")
+
+
+class ShadowReport(_Described):
+    """Requests chosen to be computed again by the mirror, by what came of it, since the start."""
+
+    matches: int
+    mismatches: int = Field(description="At least one frame differed")
+    dropped: int = Field(description="Not checked: too many were waiting")
+    failed: int = Field(description="Not checked: the check itself failed")
+
+
 class Ready(_Described):
     ready: bool
+    engines: list[EngineReport]
+    shadow: ShadowReport = Field(
+        ShadowReport.model_construct(),
+        description="Absent where no answer is checked: shadow_fraction is 0, or engine is mirror",
+        json_schema_extra=_no_default,
+    )
 
 
 class Index(_Described):

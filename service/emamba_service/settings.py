@@ -9,13 +9,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings", "SettingsError", "env_name", "load_settings", "option_name"]
+from emamba_service.telemetry.sampler import LEAST_INTERVAL_S
+
+__all__ = [
+    "Settings",
+    "SettingsError",
+    "default_text",
+    "env_name",
+    "load_settings",
+    "option_name",
+]
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+Guard = Literal["every", "canary", "none"]
+Fallback = Literal["native", "none"]
 
 
 class SettingsError(Exception):
@@ -25,12 +36,14 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """The settings, from arguments first, then the environment, then the defaults."""
 
-    model_config = SettingsConfigDict(env_prefix="EMAMBA_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="EMAMBA_", env_ignore_empty=True, frozen=True)
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     engine: str = Field(
-        "auto", description="Engine that computes the models; auto takes the first that opens."
+        "auto",
+        description="Engine that computes the models: native, mirror, board or emulator; "
+        "auto takes native where it opens, mirror otherwise.",
     )
     models: Path = Field(
         Path("models"), description="Folder of packages, <name>/<version>/model.json."
@@ -58,6 +71,64 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field(
         "info", description="Least severe message logged; debug also logs every request."
     )
+    overlay: Path | None = Field(
+        None, description="Folder of the overlay: bitstream, hand-off and manifest.json."
+    )
+    guard: Guard = Field(
+        "every", description="What checks each answer of a board or emulator before it leaves."
+    )
+    fallback: Fallback = Field(
+        "native", description="Who answers once a board is beyond recovery; none answers 503."
+    )
+    transfer_frames: int = Field(
+        256, ge=1, le=4096, description="Most frames of one transfer to a board."
+    )
+    transfer_timeout_s: float = Field(
+        0.5, gt=0, le=3600, description="Longest wait for one transfer."
+    )
+    board_lock: Path = Field(
+        Path("/run/lock/emamba-board.lock"),
+        description="File whose lock makes this process the only one to drive the board.",
+    )
+    emulator_preset: str = Field(
+        "fast", min_length=1, description="Folding of the emulated kernel."
+    )
+    emulator_faults: str = Field(
+        "",
+        description="Faults that the emulator makes, each a kind and its probability: "
+        "output_flip:0.01,dma_hang:0.001.",
+    )
+    sysfs: Path = Field(
+        Path("/sys"), description="Where power rails and temperatures are read from."
+    )
+    power_interval_s: float = Field(
+        0.2,
+        ge=0,
+        le=3600,
+        description="Time between readings of power and temperature, at least 0.05; 0 for none.",
+        json_schema_extra={"must_be": "0 or a finite number in 0.05..3600"},
+    )
+    shadow_fraction: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of requests computed again by the mirror, off their path; 0 for none.",
+    )
+    shadow_folder: Path | None = Field(
+        None,
+        description="Folder of the mismatches that shadow checks find; emamba/shadow in the user's "
+        "folder of states unless given.",
+    )
+    shadow_trips_ready: bool = Field(
+        False, description="Whether a mismatch ends readiness until the service is started anew."
+    )
+
+    @field_validator("power_interval_s")
+    @classmethod
+    def _independent_readings(cls, value: float) -> float:
+        if 0 < value < LEAST_INTERVAL_S:
+            raise ValueError
+        return value
 
 
 def env_name(setting: str) -> str:
@@ -68,6 +139,14 @@ def env_name(setting: str) -> str:
 def option_name(setting: str) -> str:
     """The command line option of a setting."""
     return f"--{setting.replace('_', '-')}"
+
+
+def default_text(setting: str) -> str:
+    """The default of a setting as help and docs show it."""
+    default = Settings.model_fields[setting].default
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "none" if default in (None, "") else str(default)
 
 
 def load_settings(given: dict[str, str]) -> Settings:
@@ -86,8 +165,12 @@ def _complaint(error: ErrorDetails) -> str:
 
 def _requirement(schema: dict[str, Any]) -> str:
     """What the JSON schema of a setting asks for, in words."""
+    if "must_be" in schema:
+        return str(schema["must_be"])
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
+    if schema["type"] == "boolean":
+        return "true or false"
     if schema["type"] == "string":
         return "text of at least 1 character"
     kind = "an integer" if schema["type"] == "integer" else "a finite number"

@@ -149,17 +149,27 @@ def pose_json(count: int = 1) -> dict[str, Any]:
 
 
 class Answering:
-    """Answers batches as documented; `frames` lists their sizes, `versions` is cycled through."""
+    """Answers batches as documented; `frames` lists their sizes.
+
+    `versions`, `engines` and `stages`, which are the engines', are cycled through.
+    """
 
     def __init__(self) -> None:
         self.frames: list[int] = []
         self.versions = ["1"]
+        self.engines = ["mirror"]
+        self.stages: list[dict[str, float]] = [{}]
         self.transport = httpx.MockTransport(self._answer)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        version = self.versions[len(self.frames) % len(self.versions)]
+        turn = len(self.frames)
         self.frames.append(len(json.loads(request.content)["frames"]))
-        return httpx.Response(200, json=pose_json(self.frames[-1]) | {"version": version})
+        document = pose_json(self.frames[-1])
+        document["version"] = self.versions[turn % len(self.versions)]
+        document["engine"] = self.engines[turn % len(self.engines)]
+        if stages := self.stages[turn % len(self.stages)]:
+            document["timing_us"]["engine_stages"] = stages
+        return httpx.Response(200, json=document)
 
 
 @pytest.fixture

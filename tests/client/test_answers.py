@@ -54,6 +54,16 @@ def test_result_holds_the_answer(ask: Any, answer: dict[str, Any]) -> None:
     assert result.raw == answer
 
 
+def test_stages_of_the_engine_are_apart(ask: Any, answer: dict[str, Any]) -> None:
+    assert ask(answering(200, json=answer), "pose", POINTS).engine_stages_us == {}
+    stages = {"pack": 61, "kernel": 4.5}
+    told = put(answer, ["timing_us", "engine_stages"], stages)
+    result = ask(answering(200, json=told), "pose", POINTS)
+    assert result.engine_stages_us == stages
+    assert list(result.timing_us) == ["parse", "encode", "engine", "decode", "total"]
+    assert result.raw == told
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
@@ -203,6 +213,17 @@ def put(document: dict[str, Any], path: list[Any], value: Any) -> dict[str, Any]
             ["timing_us", "total"],
             "1",
             "the answer's timing_us.total must be a finite number, but is a string",
+        ),
+        (
+            ["timing_us", "engine_stages"],
+            3,
+            "the answer's timing_us.engine_stages must be an object, but is an integer",
+        ),
+        (
+            ["timing_us", "engine_stages"],
+            {"pack": None},
+            "the answer's timing_us.engine_stages.pack must be a finite number, "
+            "but is null or missing",
         ),
         (["poses"], {}, "the answer's poses must be an array, but is an object"),
         (["poses"], [], "the answer's poses must be 1, but are 0"),

@@ -140,6 +140,25 @@ def test_frames_of_several_requests_have_the_poses_of_one(
     assert batches.ask_in_batches(client, frames).poses == client.poses(frames).poses
 
 
+def test_engines_of_several_requests_are_all_named(
+    run: Run, tmp_path: Path, answering: Any
+) -> None:
+    answering.engines = ["board", "native", "board"]
+    answering.stages = [{"pack": 61.5, "kernel": 4.0}, {}, {"pack": 60.0, "guard": 99.0}]
+    np.save(tmp_path / "a.npy", np.ones((600, 8, 8, 5), np.float32))
+    result = run("pose", str(tmp_path / "a.npy"), network=answering.transport)
+    assert result.stdout.splitlines()[:2] == [
+        "model mars 1 on board, native, 32 us in the service",
+        "in the engine: pack 122, kernel 4, guard 99 us",
+    ]
+    document = json.loads(
+        run("pose", str(tmp_path / "a.npy"), "--json", network=answering.transport).stdout
+    )
+    assert document["engine"] == "board, native"
+    assert document["timing_us"]["engine_stages"] == {"pack": 121.5, "kernel": 4.0, "guard": 99.0}
+    assert document["timing_us"]["engine"] == 9
+
+
 def test_frames_of_two_models_are_refused(run: Run, tmp_path: Path, answering: Any) -> None:
     answering.versions = ["1", "2"]
     np.save(tmp_path / "a.npy", np.ones((300, 8, 8, 5), np.float32))

@@ -15,6 +15,8 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 
+from emamba.engines import EngineInfo, EngineStatus, EngineUnavailableError, MirrorEngine, Recorded
+from emamba.fixed import IntegerModel
 from emamba.package import write_package
 from emamba.tasks import PoseTask
 from emamba_service.app import create_app
@@ -50,6 +52,53 @@ class Caller:
         return value
 
 
+class MadeUpEngine:
+    """Computes as the mirror does, and errs, fares and fails as a test sets its attributes.
+
+    `flips` maps (frame, output) to the bits that come out wrong.
+    """
+
+    def __init__(self, model: IntegerModel) -> None:
+        self.info = EngineInfo("board", "made up for a test")
+        self.status = EngineStatus()
+        self.computed_by = "board"
+        self.stages_s: dict[str, float] = {}
+        self.flips: dict[tuple[int, int], int] = {}
+        self.refusal: str | None = None
+        self.closed = False
+        self._mirror = MirrorEngine(model)
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        return self.record(batch).outputs
+
+    def record(self, batch: np.ndarray) -> Recorded:
+        if self.refusal is not None:
+            raise EngineUnavailableError(self.refusal)
+        outputs = self._mirror.run(batch)
+        for place, bits in self.flips.items():
+            outputs[place] ^= bits
+        return Recorded(outputs, self.computed_by, self.stages_s)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class MadeUpEngines:
+    """A factory of `MadeUpEngine`; `opened` holds them in the order of the models."""
+
+    def __init__(self) -> None:
+        self.opened: list[MadeUpEngine] = []
+
+    def __call__(self, _name: str, model: IntegerModel) -> MadeUpEngine:
+        self.opened.append(MadeUpEngine(model))
+        return self.opened[-1]
+
+    @property
+    def latest(self) -> MadeUpEngine:
+        """The engine of the latest version, which answers unless asked otherwise."""
+        return self.opened[-1]
+
+
 @contextmanager
 def _calling(app: FastAPI) -> Iterator[Caller]:
     """A `Caller` of `app` while it runs."""
@@ -81,6 +130,12 @@ def write_mars(root: Path, version: str, seed: int) -> Path:
 def calling() -> Callable[[FastAPI], AbstractContextManager[Caller]]:
     """Runs an application: `with calling(app) as service`."""
     return _calling
+
+
+@pytest.fixture
+def engines() -> MadeUpEngines:
+    """A factory of engines that a test can make err, fare badly and fail."""
+    return MadeUpEngines()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -115,6 +170,7 @@ def settings(models_dir: Path) -> Callable[..., Settings]:
         "max_body_bytes": 200_000,
         "max_points": 300,
         "max_frames": 8,
+        "power_interval_s": 0,  # no sensors of the machine that the tests run on
     }
     return lambda **changes: Settings(**(small | changes))
 

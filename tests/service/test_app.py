@@ -14,7 +14,7 @@ from anyio import sleep
 from anyio.from_thread import start_blocking_portal
 from prometheus_client import CollectorRegistry
 
-from emamba.engines import EngineInfo
+from emamba.engines import EngineInfo, EngineStatus, Recorded
 from emamba.fixed import IntegerModel
 from emamba.package import PackageError, load_package
 from emamba_service.app import create_app
@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 class GatedEngine:
     """Runs only once `gate` is open; `failing` engines raise instead."""
+
+    status = EngineStatus()
 
     def __init__(self, gate: threading.Event, failing: bool = False) -> None:
         self.gate = gate
@@ -41,6 +43,9 @@ class GatedEngine:
         if self.failing:
             raise RuntimeError("secret of the engine")
         return np.zeros((len(batch), 57), np.int16)
+
+    def record(self, batch: np.ndarray) -> Recorded:
+        return Recorded(self.run(batch), "gated")
 
     def close(self) -> None:
         self.closed = True
@@ -59,6 +64,7 @@ def gated(calling, settings, gate):
 
     def start(failing: bool = False, **changes):
         engine = GatedEngine(gate, failing)
+        changes = {"shadow_fraction": 0} | changes
         return calling(create_app(settings(**changes), engine_factory=lambda *_: engine))
 
     return start
@@ -83,6 +89,8 @@ def test_models_are_listed_with_what_the_package_says(service, models_dir):
         "name": "mars",
         "version": "10",
         "engine": "mirror",
+        "engine_state": "ready",
+        "engine_reason": "",
         "package_sha256": package.sha256,
         "config": package.model.config.to_json(),
         "parameters": package.model.int8_bytes,

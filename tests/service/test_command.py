@@ -13,7 +13,14 @@ from typer.testing import CliRunner
 from emamba_service import __version__
 from emamba_service.cli import cli
 from emamba_service.errors import problem_types
-from emamba_service.settings import Settings, SettingsError, env_name, load_settings, option_name
+from emamba_service.settings import (
+    Settings,
+    SettingsError,
+    default_text,
+    env_name,
+    load_settings,
+    option_name,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "service.md").read_text()
@@ -31,7 +38,7 @@ def test_version():
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_setting_is_an_option_and_documented(name):
     field = Settings.model_fields[name]
-    row = f"| `{name}` | `{field.default}` | {field.description} |"
+    row = f"| `{name}` | `{default_text(name)}` | {field.description} |"
     assert row in DOCS.splitlines()
     text = run("--help").stdout
     assert option_name(name) in text
@@ -63,6 +70,11 @@ def test_options_go_before_the_environment(monkeypatch):
     monkeypatch.setenv("EMAMBA_THREADS", "7")
     settings = load_settings({"port": "82"})
     assert (settings.port, settings.threads, settings.host) == (82, 7, "127.0.0.1")
+
+
+def test_empty_variable_counts_as_absent(monkeypatch):
+    monkeypatch.setenv("EMAMBA_OVERLAY", "")
+    assert load_settings({}).overlay is None
 
 
 def test_wrong_setting_is_named_with_its_reason():
@@ -121,11 +133,42 @@ def test_wrong_setting_is_named_with_its_reason():
             "--log-level (EMAMBA_LOG_LEVEL): must be one of critical, error, warning, info, debug, "
             "but is 'loud'",
         ),
+        (
+            ["--shadow-trips-ready", "perhaps"],
+            {},
+            "--shadow-trips-ready (EMAMBA_SHADOW_TRIPS_READY): must be true or false, "
+            "but is 'perhaps'",
+        ),
+        (
+            ["--shadow-fraction", "2"],
+            {},
+            "--shadow-fraction (EMAMBA_SHADOW_FRACTION): must be a finite number in 0..1, "
+            "but is '2'",
+        ),
+        (
+            ["--power-interval-s", "0.01"],
+            {},
+            "--power-interval-s (EMAMBA_POWER_INTERVAL_S): must be 0 or a finite number in "
+            "0.05..3600, but is '0.01'",
+        ),
+        (
+            ["--guard", "some"],
+            {},
+            "--guard (EMAMBA_GUARD): must be one of every, canary, none, but is 'some'",
+        ),
     ],
 )
 def test_wrong_setting_ends_the_command_with_2(arguments, env, reason):
     result = run(*arguments, **env)
     assert (result.exit_code, result.stderr) == (2, f"emamba-service: {reason}\n")
+
+
+def test_option_before_a_command_is_refused():
+    result = run("--models", "elsewhere", "openapi", EMAMBA_PORT="81")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "emamba-service: --models must follow the command, but comes before openapi\n"
+    )
 
 
 def test_unknown_option_ends_the_command_with_2():

@@ -255,7 +255,8 @@ def test_open_request_is_answered_after_sigterm(models_dir):
 def test_signal_ends_the_process_with_0(models_dir, number):
     service = start(models_dir)
     try:
-        assert httpx.get(f"{service.url}/health/ready").json() == {"ready": True}
+        ready = httpx.get(f"{service.url}/health/ready")
+        assert (ready.status_code, ready.json()["ready"]) == (200, True)
         assert service.stop(number) == 0
         assert service.process.stderr is not None
         assert service.process.stderr.read() == ""

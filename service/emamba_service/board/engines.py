@@ -1,0 +1,189 @@
+"""Opens any engine by name: those of `emamba.engines`, a board, or an emulated one."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter
+
+from emamba.compiler import Compiler, NativeError, cache_folder
+from emamba.engines import ENGINES, Engine, EngineError, EngineInfo, open_engine
+from emamba.export.image import ImageError
+from emamba.export.presets import PresetError
+from emamba.fixed import IntegerModel
+from emamba.overlay import (
+    BitstreamError,
+    HandoffError,
+    ManifestError,
+    OverlayFolder,
+    check_fit,
+    emulated_overlay,
+    open_overlay,
+)
+from emamba.simulated import build_simulation
+from emamba_service.board.board import Board, Limits, Loadable, Report
+from emamba_service.board.engine import BoardEngine
+from emamba_service.board.host import PynqHost, check_board, check_pynq
+from emamba_service.board.owner import BoardOwner
+from emamba_service.board.ports import BoardError, Host
+from emamba_service.emulator import parse
+from emamba_service.models import EngineFactory
+from emamba_service.settings import Settings
+
+__all__ = ["BOARD_ENGINES", "open_engine_for"]
+
+BOARD_ENGINES = ("board", "emulator")
+_REFUSALS = (BitstreamError, HandoffError, ImageError, ManifestError, NativeError, PresetError)
+
+
+def open_engine_for(settings: Settings, registry: CollectorRegistry | None = None) -> EngineFactory:
+    """A factory `(name, model) -> Engine` for every engine's name.
+
+    Models of one config hash share one board. Faults are counted in `registry`. The factory raises
+    `EngineError`.
+    """
+    boards = _Boards(settings, _reporter(registry or CollectorRegistry()))
+
+    def open_named(name: str, model: IntegerModel) -> Engine:
+        if name not in BOARD_ENGINES:
+            if name not in ("auto", *ENGINES):
+                known = ", ".join(("auto", *ENGINES, *BOARD_ENGINES))
+                raise EngineError(f"engine must be one of {known}; not {name!r}")
+            return open_engine(name, model)
+        try:
+            return boards.open(name, model)
+        except _REFUSALS as error:
+            raise EngineError(f"{name}: {error}") from error
+
+    return open_named
+
+
+def _reporter(registry: CollectorRegistry) -> Report:
+    faults = Counter(
+        "emamba_board_faults", "Faults of a board, by kind.", ["kind"], registry=registry
+    )
+    mended = Counter(
+        "emamba_board_mended", "Faults mended, by what mended them.", ["step"], registry=registry
+    )
+
+    def report(event: str, what: str) -> None:
+        (faults if event == "fault" else mended).labels(what).inc()
+
+    return report
+
+
+@dataclass
+class _Open:
+    """An open board, how many engines use it, and what closing it closes."""
+
+    board: Board
+    stack: ExitStack
+    users: int = 0
+
+
+class _Boards:
+    """The boards that are open, by engine name and config hash."""
+
+    def __init__(self, settings: Settings, report: Report) -> None:
+        self._settings = settings
+        self._report = report
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, str], _Open] = {}
+
+    def open(self, name: str, model: IntegerModel) -> Engine:
+        """An engine for `model` on a board that is opened for the first of its config hash."""
+        loadable = Loadable(model)
+        key = (name, model.config_hash)
+        with self._lock:
+            shared = self._open.get(key)
+            if shared is None:
+                with ExitStack() as stack:
+                    board = self._open_board(name, loadable, stack)
+                    shared = self._open[key] = _Open(board, stack.pop_all())
+            shared.users += 1
+        return BoardEngine(
+            shared.board,
+            loadable,
+            _INFOS[name],
+            _deputy(model),
+            guard=self._settings.guard,
+            falls_back=self._settings.fallback != "none",
+            on_close=lambda: self._release(key),
+        )
+
+    def _open_board(self, name: str, loadable: Loadable, stack: ExitStack) -> Board:
+        opened = _open_emulator if name == "emulator" else _open_real
+        host = opened(self._settings, loadable.model, stack)
+        settings = self._settings
+        limits = Limits(settings.transfer_frames, settings.transfer_timeout_s)
+        board = Board(host, loadable, limits, self._report)
+        stack.callback(board.close)
+        return board
+
+    def _release(self, key: tuple[str, str]) -> None:
+        with self._lock:
+            shared = self._open[key]
+            shared.users -= 1
+            if shared.users == 0:
+                del self._open[key]
+                shared.stack.close()
+
+
+_INFOS = {
+    "board": EngineInfo("board", "the overlay's kernel on this board's programmable logic"),
+    "emulator": EngineInfo("emulator", "an emulated ZCU102 under pynq; its times are modelled"),
+}
+
+
+def _open_real(settings: Settings, model: IntegerModel, stack: ExitStack) -> Host:
+    if settings.overlay is None:
+        raise BoardError(
+            "board: an overlay must be named, but is not; build one with make overlay and name its "
+            "folder with --overlay or EMAMBA_OVERLAY, or use --engine emulator"
+        )
+    overlay = _fitting(settings.overlay, model)
+    if overlay.emulated:
+        raise BoardError(
+            f"board: {overlay.path} must hold a bitstream, but is an overlay for emulated boards; "
+            "build one with make overlay, or use --engine emulator"
+        )
+    check_board()
+    stack.enter_context(BoardOwner(settings.board_lock))
+    return PynqHost(overlay)
+
+
+def _open_emulator(settings: Settings, model: IntegerModel, stack: ExitStack) -> Host:
+    try:
+        faults = parse(settings.emulator_faults)
+    except ValueError as error:
+        raise BoardError(f"--emulator-faults (EMAMBA_EMULATOR_FAULTS): {error}") from error
+    check_pynq()
+    if settings.overlay is None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emamba-overlay-")))
+        overlay = emulated_overlay(model, settings.emulator_preset, folder)
+    else:
+        overlay = _fitting(settings.overlay, model)
+    library = build_simulation(
+        model.config, overlay.manifest["preset"], Compiler.find(), cache_folder()
+    )
+    # Imports pynq, which not everyone has.
+    emulated = importlib.import_module("emamba_service.emulator.device")
+    device = emulated.EmulatedDevice(library, faults)
+    stack.callback(device.close)
+    return PynqHost(overlay, device, device.time)
+
+
+def _fitting(folder: Path, model: IntegerModel) -> OverlayFolder:
+    overlay = open_overlay(folder)
+    check_fit(overlay, model.config_hash)
+    return overlay
+
+
+def _deputy(model: IntegerModel) -> Engine:
+    """Who computes the same integers on this machine: the fastest that opens."""
+    return open_engine("auto", model)

@@ -1,0 +1,358 @@
+"""Runs a verification from frames to report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import emamba
+import emamba_service
+from emamba.engines import Engine
+from emamba.evaluate import pose_report
+from emamba.fixed import Mirror
+from emamba.package import Package
+from emamba_service.models import EngineFactory
+from emamba_service.verify.compare import compare, outputs_of
+from emamba_service.verify.energy import PowerMeter, measure_energy, not_measured
+from emamba_service.verify.frames import FrameSet
+from emamba_service.verify.journal import Chunk, Journal
+from emamba_service.verify.page import html_page
+from emamba_service.verify.schema import (
+    SCHEMA_VERSION,
+    Accuracy,
+    Comparison,
+    Data,
+    Energy,
+    EngineRan,
+    PackageRan,
+    PoseErrors,
+    Ran,
+    Report,
+    Speed,
+    Temperatures,
+)
+from emamba_service.verify.speed import batch_of, measure_speed
+from emamba_service.verify.streaming import EngineStoppedError, Progress, Subject, stream
+
+__all__ = ["Bench", "Request", "verify", "write_report"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to verify. With `out`, chunks are kept there and an interrupted run goes on."""
+
+    package: Package
+    engine: str
+    frames: FrameSet
+    batch: int = 256
+    out: Path | None = None
+    speed_s: float = 0.5  # for each batch size
+    energy_window_s: float = 20.0
+    engine_options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The world around a verification.
+
+    `no_power` says why there is no `meter`; `temperatures` reads degrees Celsius by sensor,
+    `faults` counts what the engine noticed so far, by kind.
+    """
+
+    open_engine: EngineFactory
+    progress: Progress
+    meter: PowerMeter | None = None
+    no_power: str = "no power rails found"
+    temperatures: Callable[[], Mapping[str, float]] = dict
+    faults: Callable[[], Mapping[str, int]] = dict
+    now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass
+class _Run:
+    """One start of a verification, with its engine open."""
+
+    request: Request
+    bench: Bench
+    subject: Subject
+    stops: list[str] = field(default_factory=list)
+
+    def stream(self, chunks: list[Chunk], keep: Callable[[Chunk], None]) -> None:
+        """Run the frames after `chunks`, adding to them."""
+
+        def keep_both(chunk: Chunk) -> None:
+            keep(chunk)
+            chunks.append(chunk)
+
+        begin = chunks[-1].stop if chunks else 0
+        mirror = Mirror(self.request.package.model)
+        batch = self.request.frames.batch
+        try:
+            stream(
+                batch,
+                self.request.batch,
+                begin,
+                self.subject,
+                mirror,
+                keep_both,
+                self.bench.progress,
+            )
+        except EngineStoppedError as error:
+            done = chunks[-1].stop if chunks else 0
+            frames = f"{done:,} of {len(batch):,} frames"
+            self.stops.append(f"engine {self.subject.name} stopped after {frames}: {error}")
+
+    def speed(self) -> Speed:
+        """Latency and throughput; nothing of an engine that has stopped."""
+        if self.stops:
+            return Speed(rows=[], obtained={}, reason="the engine stopped before")
+        request = self.request
+        speed = measure_speed(
+            self.subject, request.frames.batch, request.speed_s, self.bench.progress
+        )
+        self.stops += [speed.reason] if speed.reason else []
+        return speed
+
+    def energy(self) -> Energy:
+        """Energy of an inference; nothing without a meter or of an engine that has stopped."""
+        window_s, meter = self.request.energy_window_s, self.bench.meter
+        if meter is None:
+            return not_measured(self.bench.no_power, window_s)
+        if self.stops:
+            return not_measured("the engine stopped before", window_s)
+        batch = batch_of(self.request.frames.batch, self.request.batch)
+        try:
+            return measure_energy(self.subject, batch, meter, window_s, self.bench.progress)
+        except EngineStoppedError as error:
+            reason = f"engine {self.subject.name} stopped under load: {error}"
+            self.stops.append(reason)
+            return not_measured(reason, window_s)
+
+    def temperatures(self) -> dict[str, float]:
+        """Degrees Celsius by sensor, to a tenth."""
+        return {name: round(value, 1) for name, value in self.bench.temperatures().items()}
+
+
+def verify(request: Request, bench: Bench) -> Report:
+    """Compare, measure and report; with `request.out`, also write the report there.
+
+    Raises `EngineError` if the engine does not open and `JournalError` if `out` holds another run.
+    A `KeyboardInterrupt` leaves every completed chunk in `out`.
+    """
+    with closing(bench.open_engine(request.engine, request.package.model)) as engine:
+        run = _Run(request, bench, Subject(engine, bench.sleep))
+        started = bench.now().isoformat(timespec="seconds")
+        with _journal(request, engine, started) as journal:
+            chunks = list(journal.chunks) if journal else []
+            resumed = chunks[-1].stop if chunks else 0
+            start_c = run.temperatures()
+            run.stream(chunks, journal.append if journal else _keep_nothing)
+            report = _report(run, chunks, resumed, start_c, journal.started if journal else started)
+            if request.out is not None and journal is not None:
+                write_report(report, request.out)
+                if not run.stops:
+                    journal.finish()
+            return report
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """`report.json` and `report.html` in `folder`, each whole or as it was before."""
+    texts = {
+        "report.json": report.model_dump_json(indent=1) + "\n",
+        "report.html": html_page(report),
+    }
+    for name, text in texts.items():
+        unfinished = folder / f".{name}.new"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(folder / name)
+
+
+def _keep_nothing(_: Chunk) -> None:
+    """For a run without a folder."""
+
+
+@contextmanager
+def _journal(request: Request, engine: Engine, started: str) -> Iterator[Journal | None]:
+    if request.out is None:
+        yield None
+        return
+    n_outputs = request.package.model.config.n_outputs
+    with closing(
+        Journal(request.out, _fingerprint(request, engine), n_outputs, started)
+    ) as journal:
+        yield journal
+
+
+def _fingerprint(request: Request, engine: Engine) -> dict[str, Any]:
+    """What must be the same for chunks of two starts to belong to one run."""
+    return {
+        "package": request.package.sha256,
+        "engine": engine.info.name,
+        "engine_description": engine.info.description,
+        "engine_options": dict(request.engine_options),
+        "frames": request.frames.batch_sha256,
+        "source": request.frames.source,
+        "batch": request.batch,
+        "versions": _versions(),
+    }
+
+
+def _report(
+    run: _Run, chunks: list[Chunk], resumed: int, start_c: dict[str, float], started: str
+) -> Report:
+    request = run.request
+    frames, model = request.frames, request.package.model
+    comparison = compare(chunks, frames, model, None if run.stops else run.subject)
+    accuracy = _accuracy(request, chunks, comparison)
+    speed = run.speed()
+    energy = run.energy()
+    temperatures = Temperatures(start=start_c, end=run.temperatures())
+    verdict, code = _verdict(comparison, run.stops)
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        verdict=verdict,
+        exit_code=code,
+        summary=_summary(comparison, run.stops),
+        comparison=comparison,
+        accuracy=accuracy,
+        speed=speed,
+        energy=energy,
+        temperatures_c=temperatures,
+        ran=_ran(run, started, resumed),
+        obtained=_obtained(run, accuracy, speed, energy, temperatures),
+    )
+
+
+def _verdict(
+    comparison: Comparison, stops: list[str]
+) -> tuple[Literal["equal", "different", "incomplete"], Literal[0, 1, 3]]:
+    """A difference stays one, however the run went on."""
+    if comparison.mismatches or comparison.missing:
+        return "different", 1
+    return ("incomplete", 3) if stops else ("equal", 0)
+
+
+def _summary(comparison: Comparison, stops: list[str]) -> str:
+    c = comparison
+    if c.mismatches or c.missing:
+        text = f"{c.mismatches:,} of {c.compared:,} compared frames differ from the mirror"
+        text += f"; {c.missing:,} frames are missing" if c.missing else ""
+    elif c.not_run:
+        text = f"{c.compared:,} of {c.frames:,} frames equal the mirror, the others were not run"
+    else:
+        text = f"all {c.frames:,} frames equal the mirror, bit for bit"
+    return "; ".join([text[0].upper() + text[1:], *stops]) + "."
+
+
+def _accuracy(request: Request, chunks: list[Chunk], comparison: Comparison) -> Accuracy:
+    labels = request.frames.labels
+    if labels is None:
+        return Accuracy(engine=None, mirror=None, reason="the frames have no labels")
+    if comparison.not_run:
+        reason = f"only {len(labels) - comparison.not_run} of {len(labels)} frames were run"
+        return Accuracy(engine=None, mirror=None, reason=reason)
+    decode = request.package.decode
+    got, expected = outputs_of(chunks, request.package.model.config.n_outputs)
+    mirror = _errors(pose_report(decode(expected), labels))
+    if comparison.missing:
+        reason = f"{comparison.missing} of the engine's answers are missing"
+        return Accuracy(engine=None, mirror=mirror, reason=reason)
+    return Accuracy(engine=_errors(pose_report(decode(got), labels)), mirror=mirror, reason="")
+
+
+def _errors(report: dict[str, Any]) -> PoseErrors:
+    return PoseErrors.model_validate(_rounded(report))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _ran(run: _Run, started: str, resumed: int) -> Ran:
+    request, engine = run.request, run.subject.engine
+    package, frames, status = request.package, request.frames, engine.status
+    return Ran(
+        package=PackageRan(
+            name=package.name,
+            version=package.version,
+            sha256=package.sha256,
+            config_hash=package.model.config_hash,
+        ),
+        engine=EngineRan(
+            name=engine.info.name,
+            description=engine.info.description,
+            state=status.state,
+            reason=status.reason,
+            options=dict(request.engine_options),
+            faults=dict(run.bench.faults()),
+        ),
+        data=Data(
+            source=frames.source,
+            origin=frames.origin,
+            sha256=frames.sha256,
+            batch_sha256=frames.batch_sha256,
+        ),
+        batch=request.batch,
+        versions=_versions(),
+        host=_host(),
+        started=started,
+        ended=run.bench.now().isoformat(timespec="seconds"),
+        resumed_frames=resumed,
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "emamba": emamba.__version__,
+        "emamba-service": emamba_service.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _host() -> dict[str, str]:
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "processors": str(os.cpu_count() or 1),
+    }
+
+
+def _obtained(
+    run: _Run, accuracy: Accuracy, speed: Speed, energy: Energy, temperatures: Temperatures
+) -> dict[str, str]:
+    request = run.request
+    window = f"{request.energy_window_s:g} s"
+    emulated = "; of an emulated board on this CPU, not of a board"
+    measured = {
+        "comparison": "the engine's int16 outputs against the NumPy mirror's, bit for bit",
+        "accuracy": "per coordinate over all frames, averaged over coordinates; "
+        f"{request.frames.origin}",
+        "speed": f"one call after the other, {request.speed_s:g} s for each batch size after one "
+        "call to warm up" + (emulated if run.subject.name == "emulator" else ""),
+        "energy": f"mean power of rails over {window} under load, less that of {window} idle, "
+        "divided by frames a second",
+        "temperatures_c": "sensors of the board",
+    }
+    absent = {
+        "accuracy": "" if accuracy.mirror else accuracy.reason,
+        "speed": "" if speed.rows else speed.reason,
+        "energy": energy.reason,
+        "temperatures_c": "" if temperatures.start or temperatures.end else "no sensors found",
+    }
+    return {
+        part: f"not measured: {absent[part]}" if absent.get(part) else f"measured: {how}"
+        for part, how in measured.items()
+    }
