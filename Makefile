@@ -2,24 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+WITH_PYNQ := service/scripts/with_pynq.sh
 PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
 
-.PHONY: serve test lint verify-kernels verify-board overlay wheels bench train-env format clean
+.PHONY: serve emulator test lint verify-kernels verify-board overlay wheels bench train-env format clean
 
 serve: .venv/serve.stamp
 	$(BIN)/emamba-service $(if $(PORT),--port $(PORT))
 
+emulator:
+	$(WITH_PYNQ) $(PYTHON) "" emamba-service --engine emulator $(if $(PORT),--port $(PORT)) \
+		$(if $(FAULTS),--emulator-faults $(FAULTS))
+
 test: lint
 	$(BIN)/pytest
-	tests/board/run.sh $(PYTHON)
+	$(WITH_PYNQ) $(PYTHON) "" pytest tests/board
 
 verify-kernels: .venv/dev.stamp
 	EMAMBA_VERIFY=full $(BIN)/pytest tests/hls
 
 verify-board:
-	EMAMBA_VERIFY=full tests/board/run.sh python3.10 3.1.2
-	EMAMBA_VERIFY=full tests/board/run.sh python3.10 4.0.0
-	EMAMBA_VERIFY=full tests/board/run.sh python3.12 4.0.0
+	EMAMBA_VERIFY=full $(WITH_PYNQ) python3.10 3.1.2 pytest tests/board
+	EMAMBA_VERIFY=full $(WITH_PYNQ) python3.10 4.0.0 pytest tests/board
+	EMAMBA_VERIFY=full $(WITH_PYNQ) python3.12 4.0.0 pytest tests/board
 
 overlay: .venv/train.stamp
 	$(BIN)/emamba build overlay models/$(or $(MODEL),mars)/$(or $(VERSION),1) \
@@ -30,7 +35,7 @@ wheels: .venv/wheels.stamp
 
 bench: .venv/bench.stamp
 	$(BIN)/python -m bench.engines
-	tests/board/run.sh $(PYTHON) "" bench.driver
+	$(WITH_PYNQ) $(PYTHON) "" python -m bench.driver
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

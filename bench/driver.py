@@ -4,7 +4,7 @@ The device answers at once: its registers are memory that says "done" and drops 
 mapped as a board's are, so what is left is the driver. Buffers are coherent, so neither driver
 maintains a cache. Interleaved rounds; the median of the rounds counts.
 
-    tests/board/run.sh python3 "" bench.driver [--json FILE]
+    service/scripts/with_pynq.sh python3 "" python -m bench.driver [--json FILE]
 """
 
 from __future__ import annotations

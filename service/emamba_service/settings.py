@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     )
     emulator_faults: str = Field(
         "",
-        description="Faults that the emulator makes, each a kind and its probability: "
-        "output_flip:0.01,dma_hang:0.001.",
+        description="Faults that the emulator makes, comma-separated kind:rate or kind@after "
+        "(docs/emulator.md).",
     )
     sysfs: Path = Field(
         Path("/sys"), description="Where power rails and temperatures are read from."

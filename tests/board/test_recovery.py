@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from emamba_service.emulator import KINDS
 from random_models import random_model
 
 SEEDS = 100 if os.environ.get("EMAMBA_VERIFY") == "full" else 4
-LIMITS = Limits(transfer_frames=8, timeout_s=0.02, retry_s=3600)
+LIMITS = Limits(transfer_frames=8, timeout_s=0.02, retry_s=3600, longest_retry_s=3600)
 # One request: three attempts and two mendings, with at most three waits each that end late.
 LONGEST_S = 15 * LIMITS.timeout_s
 # These come with a download or an allocation, so something must make one necessary.
@@ -131,6 +132,30 @@ def test_many_faults_at_once_are_survived(bench: Callable[..., Bench], seed: int
     one.device.faults.arm("overlay_gone", rate=0.001)
     for _ in range(10):
         run_checked(one, engine, chance.randint(1, 20), seed)
+
+
+@pytest.mark.parametrize("kind", ["overlay_gone", "dma_hang_s2mm", "weight_flip"])
+def test_a_fault_under_load_gives_nobody_a_wrong_answer(
+    bench: Callable[..., Bench], kind: str
+) -> None:
+    one = bench()
+    engine = one.engine()
+    one.device.faults.arm(kind, after=20, rate=0.02 if kind == "weight_flip" else None)
+
+    def client(number: int) -> set[str]:
+        names = set()
+        for request in range(15):
+            batch = frames_of(one.model, 3, seed=100 * number + request)
+            recorded = engine.record(batch)
+            np.testing.assert_array_equal(recorded.outputs, one.mirror.run(batch))
+            names.add(recorded.engine)
+        return names
+
+    with ThreadPoolExecutor(4) as pool:
+        answered = set[str]().union(*pool.map(client, range(4)))
+    assert one.device.faults.injected[kind] >= 1
+    assert answered == {"emulator"}
+    assert engine.status.state == "ready"
 
 
 def test_a_hang_is_mended_by_a_new_download(bench: Callable[..., Bench]) -> None:

@@ -19,6 +19,7 @@ from emamba.engines import EngineStatus, EngineUnavailableError
 from emamba.export.golden import golden_frames
 from emamba.export.image import image_crc, weights_image
 from emamba.fixed import IntegerModel, Mirror
+from emamba_service.board.answer import Answer
 from emamba_service.board.driver import BoardDriver, Inference
 from emamba_service.board.ports import BoardError, BoardFault, Host
 
@@ -26,6 +27,9 @@ __all__ = ["Board", "Check", "Limits", "Loadable"]
 
 _log = logging.getLogger(__name__)
 
+_STARTS = 3
+# Faults that another download does not mend.
+_LASTING = ("identity", "memory")
 # Given outputs of a batch, raises `BoardFault` if they are wrong.
 Check = Callable[[npt.NDArray[np.int16]], None]
 Report = Callable[[str, str], None]
@@ -34,24 +38,32 @@ _Step = tuple[str, Callable[["Loadable"], None]]
 
 @dataclass(frozen=True)
 class Limits:
-    """`wait_s` bounds the wait for another request's transfers, `retry_s` is between two attempts
-    to take a failed board into use again."""
+    """`wait_s` bounds the wait for another request's transfers. A failed board is tried again after
+    `retry_s`, then after twice that, and so on up to `longest_retry_s`."""
 
     transfer_frames: int = 256
     timeout_s: float = 0.5
     wait_s: float = 5.0
-    retry_s: float = 30.0
+    retry_s: float = 1.0
+    longest_retry_s: float = 60.0
 
 
 class Loadable:
-    """What a board must hold to compute one model, and a test that it does."""
+    """What a board must hold to compute one model, and a test that it does.
 
-    def __init__(self, model: IntegerModel) -> None:
+    `tap` names the stream that its kernel answers with, None if that is outputs. Unless `tested`, a
+    board is used without golden frames having come out right: for a verdict on what it answers.
+    """
+
+    def __init__(self, model: IntegerModel, tap: str | None = None, *, tested: bool = True) -> None:
         self.model = model
+        self.tap = tap
+        self.tested = tested
+        self.answer = Answer.of(model.config, tap)
         self.image = weights_image(model)
         self.crc = image_crc(self.image)
         self.frames = golden_frames(model.config)
-        self.expected = Mirror(model).run(self.frames)
+        self.expected = self.answer.expected(Mirror(model), self.frames)
 
 
 class Board:
@@ -74,10 +86,20 @@ class Board:
         self._status = EngineStatus()
         self._closing = threading.Event()
         self._mender: threading.Thread | None = None
-        try:
-            self._configure(first)
-        except BoardFault as fault:
-            raise BoardError(str(fault)) from fault
+        self._start(first)
+
+    def _start(self, first: Loadable) -> None:
+        """Configure, again after a fault that may pass."""
+        for attempt in range(_STARTS):
+            try:
+                self._configure(first)
+            except BoardFault as fault:
+                if fault.kind in _LASTING or attempt + 1 == _STARTS:
+                    raise BoardError(str(fault)) from fault
+                self._note(fault)
+            else:
+                self._status = EngineStatus()
+                return
 
     @property
     def status(self) -> EngineStatus:
@@ -95,13 +117,14 @@ class Board:
 
         Raises `EngineUnavailableError` while the board is busy for too long or out of use.
         """
+        # A board that is out of use is not waited for, even while someone tries to mend it.
+        self._check_in_use()
         if not self._lock.acquire(timeout=self._limits.wait_s):
             raise EngineUnavailableError(
                 f"the board must be free within {self._limits.wait_s:g} s, but is not; try again"
             )
         try:
-            if self._status.state == "failed":
-                raise EngineUnavailableError(self._status.reason)
+            self._check_in_use()
             return self._infer_mending(loadable, batch, check, meanwhile)
         finally:
             self._lock.release()
@@ -115,6 +138,11 @@ class Board:
             self._driver = None
             self._status = EngineStatus("failed", "the board must be open, but has been closed")
             self._host.close()
+
+    def _check_in_use(self) -> None:
+        status = self._status
+        if status.state == "failed":
+            raise EngineUnavailableError(status.reason)
 
     def _infer_mending(
         self,
@@ -160,7 +188,7 @@ class Board:
         self._driver = None
         reason = f"the board is out of use: {self._status.reason}"
         self._status = EngineStatus("failed", reason)
-        _log.error("board: %s; next attempt in %g s", reason, self._limits.retry_s)
+        _log.error("board: %s", reason)
         if self._mender is None:
             self._mender = threading.Thread(
                 target=self._mend_later, name="emamba-board-mender", daemon=True
@@ -168,10 +196,14 @@ class Board:
             self._mender.start()
 
     def _mend_later(self) -> None:
-        while not self._closing.wait(self._limits.retry_s):
+        limits = self._limits
+        wait_s = limits.retry_s
+        while not self._closing.wait(wait_s):
             with self._lock:
                 if self._status.state == "failed":
                     self._return_to_use()
+            is_failed = self._status.state == "failed"
+            wait_s = min(2 * wait_s, limits.longest_retry_s) if is_failed else limits.retry_s
 
     def _return_to_use(self) -> None:
         try:
@@ -201,7 +233,11 @@ class Board:
         self._driver = self._loaded = None
         limits = self._limits
         driver = BoardDriver(
-            self._host.configure(), loadable.model.config, limits.transfer_frames, limits.timeout_s
+            self._host.configure(),
+            loadable.model.config,
+            limits.transfer_frames,
+            limits.timeout_s,
+            loadable.answer,
         )
         driver.start(loadable.model.config_hash)
         self._load(driver, loadable)
@@ -217,11 +253,17 @@ class Board:
         return driver
 
     def _load(self, driver: BoardDriver, loadable: Loadable) -> None:
-        """Load weights, and compute frames whose outputs are known."""
+        """Load weights, and compute frames whose answers are known."""
         self._loaded = None
         driver.load(loadable.image, loadable.crc)
-        if not np.array_equal(driver.infer(loadable.frames).outputs, loadable.expected):
-            raise BoardFault(
-                "wrong-answer", "golden frames must give the mirror's outputs, but do not"
-            )
+        if loadable.tested:
+            _test(driver, loadable)
         self._loaded = loadable
+
+
+def _test(driver: BoardDriver, loadable: Loadable) -> None:
+    """Raise `BoardFault` unless golden frames come out as the mirror's."""
+    if not np.array_equal(driver.infer(loadable.frames).outputs, loadable.expected):
+        raise BoardFault(
+            "wrong-answer", "golden frames must give the mirror's integers, but do not"
+        )

@@ -122,22 +122,24 @@ class Faults:
 
 
 def parse(text: str, seed: int = 0) -> Faults:
-    """The faults that a setting names: `kind:rate` or `kind@after`, comma-separated; empty: none.
+    """The faults that a setting names, comma-separated `kind[:rate][@after]`; empty: none.
 
-    `output_flip:0.01` strikes one answer in a hundred, `dma_hang@50` once, after 50 transfers.
-    Raises `ValueError` with one sentence for another text.
+    `output_flip:0.01` strikes one answer in a hundred, `dma_hang@50` once, after 50 transfers,
+    `wrong_identity:1@1` every download but the first. Raises `ValueError` with one sentence for
+    another text.
     """
     faults = Faults(seed)
     for item in filter(None, (part.strip() for part in text.split(","))):
-        kind, at, number = item.partition("@") if "@" in item else item.partition(":")
+        named, _, after = item.partition("@")
+        kind, _, rate = named.partition(":")
         try:
-            if at == "@":
-                faults.arm(kind, after=int(number))
-            else:
-                faults.arm(kind, rate=float(number))
+            if not (rate or after):
+                raise ValueError("neither rate nor after")
+            faults.arm(kind, rate=float(rate) if rate else None, after=int(after) if after else 0)
         except ValueError as error:
             raise ValueError(
-                "faults must be comma-separated kind:rate, with a rate above 0 and at most 1, or "
-                f"kind@after, where kind is one of {', '.join(KINDS)}, not {item!r}"
+                "faults must be comma-separated kind:rate, kind@after or kind:rate@after, with a "
+                "rate above 0 and at most 1, after a whole number, "
+                f"and kind one of {', '.join(KINDS)}, not {item!r}"
             ) from error
     return faults

@@ -1,20 +1,21 @@
 #!/bin/sh
-# Runs tests/board, or another Python module, with the genuine pynq, in an environment of its own:
-# pynq needs NumPy below 2.
-#   run.sh PYTHON [PYNQ_VERSION [MODULE [ARGUMENTS]]]
+# Runs a command in an environment that has the genuine pynq, made on first use. It is one of its
+# own because pynq needs NumPy below 2.
+#   with_pynq.sh PYTHON PYNQ_VERSION COMMAND [ARGUMENTS]      any version of pynq: ""
 set -eu
 cd "$(dirname "$0")/../.."
 python=$1
-pynq=${2:-}
-[ $# -lt 2 ] || shift
-shift
-[ $# -gt 0 ] || set -- pytest tests/board
+pynq=$2
+command=$3
+shift 3
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $version in
 3.10 | 3.11 | 3.12) ;;
 *)
-    echo "tests/board: skipped, pynq is for Python 3.10 to 3.12, not $version"
-    exit 0
+    echo "$command: not run, for pynq needs Python 3.10 to 3.12, and $python is $version" >&2
+    # Tests that cannot run are skipped; whatever else was asked for has failed.
+    [ "$command" = pytest ]
+    exit
     ;;
 esac
 environment=.venv/board-$version${pynq:+-$pynq}
@@ -28,4 +29,4 @@ if [ ! -e "$ready" ]; then
         -c requirements-dev.txt -e . -e './service[board]' pytest hypothesis ${pynq:+"pynq==$pynq"}
     touch "$ready"
 fi
-exec "$environment/bin/python" -m "$@"
+exec "$environment/bin/$command" "$@"
