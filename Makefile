@@ -28,7 +28,7 @@ verify-board:
 
 overlay: .venv/train.stamp
 	$(BIN)/emamba build overlay models/$(or $(MODEL),mars)/$(or $(VERSION),1) \
-		--preset $(or $(PRESET),fast)
+		--preset $(or $(PRESET),fast) $(if $(TAP),--tap $(TAP))
 
 wheels: .venv/wheels.stamp
 	$(BIN)/python service/scripts/board_wheels.py $(or $(BOARD_PYTHON),3.10) build/wheels

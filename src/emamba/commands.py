@@ -446,13 +446,17 @@ def build_overlay_command(
     preset: Annotated[str, typer.Option(help="How much works at once: fast or small.")] = "fast",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to build in; build/overlay-NAME-PRESET if not given."),
+        typer.Option(help="Folder to build in; build/overlay-NAME-PRESET[-TAP] if not given."),
+    ] = None,
+    tap: Annotated[
+        str | None, typer.Option(help="Answer with this stream's tokens, e.g. u_0: for debugging.")
     ] = None,
 ) -> None:
     """Build the ZCU102 bitstream with Vitis HLS and Vivado; a second call goes on."""
     package = load_package(folder)
-    target = out or Path("build") / f"overlay-{package.name}-{preset}"
-    typer.echo(f"overlay: {build_overlay(package, preset, target)}")
+    suffix = "" if tap is None else f"-{tap}"
+    target = out or Path("build") / f"overlay-{package.name}-{preset}{suffix}"
+    typer.echo(f"overlay: {build_overlay(package, preset, target, tap=tap)}")
 
 
 @build_app.command("native")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from emamba.export.sources import kernel_root, source_hash
@@ -61,14 +61,16 @@ class Compiler:
 class Recipe:
     """What a library is made of.
 
-    `generated` are texts by path; those that end in .cpp are compiled. `folders` of `kernel_root`
-    are searched for headers, `sources` in it are compiled too. `flags` come after the compiler's.
+    `generated` are texts by path; those that end in .cpp are compiled. `folders` of `root`, the
+    kernels' sources, are searched for headers, `sources` in it are compiled too. `flags` come after
+    the compiler's.
     """
 
     generated: Mapping[str, str]
     folders: tuple[str, ...]
     sources: tuple[str, ...]
     flags: tuple[str, ...]
+    root: Path = field(default_factory=kernel_root)
 
 
 def build(recipe: Recipe, compiler: Compiler, folder: Path) -> Path:
@@ -100,7 +102,7 @@ def cache_folder() -> Path:
 
 def _key(recipe: Recipe, compiler: Compiler) -> str:
     parts = (
-        source_hash(*recipe.folders),
+        source_hash(*recipe.folders, root=recipe.root),
         repr(sorted(recipe.generated.items())),
         repr((recipe.sources, recipe.flags)),
         compiler.version,
@@ -115,7 +117,7 @@ def _compile(recipe: Recipe, compiler: Compiler, scratch: Path) -> Path:
         path = scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    root = kernel_root()
+    root = recipe.root
     generated = [scratch / name for name in recipe.generated if name.endswith(".cpp")]
     out = scratch / "kernels.so"
     command = [

@@ -22,6 +22,7 @@ from emamba.export import kernel_sources
 from emamba.export.folding import Folding
 from emamba.export.interface import INTERFACE
 from emamba.export.presets import preset
+from emamba.export.sources import kernel_root
 
 __all__ = ["SimulatedCall", "SimulatedKernel", "SimulationError", "build_simulation"]
 
@@ -42,20 +43,28 @@ class SimulatedCall:
 
 
 def build_simulation(
-    config: ModelConfig, folding: Folding | str, compiler: Compiler, folder: Path
+    config: ModelConfig,
+    folding: Folding | str,
+    compiler: Compiler,
+    folder: Path,
+    tap: str | None = None,
+    root: Path | None = None,
 ) -> Path:
     """The library for `SimulatedKernel`, compiled unless `folder` holds it already.
 
-    `folding` may be a preset's name. Raises `NativeError`, or `PresetError` for an unknown name.
+    `folding` may be a preset's name. With `tap`, a stream's name, the kernel answers with that
+    stage's tokens. `root` holds the kernels' sources, if not those of this version. Raises
+    `NativeError`, `PresetError` for an unknown name, or `TapError`.
     """
     if isinstance(folding, str):
         folding = preset(folding, config)
     recipe = Recipe(
-        generated=kernel_sources(config, folding),
+        generated=kernel_sources(config, folding, tap),
         folders=("include", "host"),
         sources=("host/ip.cpp",),
         # With unique symbols a library could not be unloaded, and copies would share statics.
         flags=("-O2", "-DEMAMBA_SIMULATE", "-fno-gnu-unique"),
+        root=root or kernel_root(),
     )
     return build(recipe, compiler, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from emamba.export.golden import golden_frames, saturation_mask
 from emamba.export.image import image_crc, image_words, weights_image
 from emamba.export.interface import COMMANDS, INTERFACE
 from emamba.export.presets import PRESETS, PresetError
+from emamba.export.sources import kernel_root
 from emamba.fixed import IntegerModel, Mirror
 from emamba.package import load_package
 from emamba.simulated import SimulatedKernel, SimulationError, build_simulation
@@ -184,6 +186,27 @@ def test_a_library_is_built_once_for_each_folding(tmp_path: Path) -> None:
     assert build_simulation(TINY, "small", compiler, tmp_path) != library
     with pytest.raises(PresetError, match="preset must be one of fast, small, not 'huge'"):
         build_simulation(TINY, "huge", compiler, tmp_path)
+
+
+def test_a_tapped_library_answers_with_a_stage_of_other_sources_too(tmp_path: Path) -> None:
+    model, folding, compiler = random_model(TINY, 1), native_folding(TINY), Compiler.find()
+    root = tmp_path / "hls"
+    shutil.copytree(kernel_root(), root, ignore=shutil.ignore_patterns("generated"))
+    right = build_simulation(TINY, folding, compiler, tmp_path, "x_0")
+    assert build_simulation(TINY, folding, compiler, tmp_path, "x_0", root) == right
+    header = root / "include" / "emamba" / "in_proj.hpp"
+    header.write_text(header.read_text() + "\n#define EMAMBA_OTHER\n")
+    other = build_simulation(TINY, folding, compiler, tmp_path, "x_0", root)
+    assert other != right
+    batch = frames(TINY, 5)
+    x = Mirror(model).trace(batch).stages["blocks.0.x"]
+    for library in (right, other):
+        kernel = SimulatedKernel(library)
+        load(kernel, model)
+        words = kernel.call(COMMANDS["infer"], len(batch), pack_frames(batch)).words
+        assert x.shape == (5, 4, 4)  # a token is one word, without padding
+        np.testing.assert_array_equal(words.view("<i2").reshape(x.shape), x)
+        kernel.close()
 
 
 def test_a_compiler_that_is_missing_or_fails_is_one_line(

@@ -103,6 +103,22 @@ def test_builds_from_package_to_manifest(
     assert set(document["obtained"]) == grouped <= set(document)
 
 
+def test_a_tapped_build_says_so_and_is_another_kernel(
+    package: Package, recording: Recording, tmp_path: Path
+) -> None:
+    def built(tap: str | None) -> dict[str, Any]:
+        path = build_overlay(package, "small", tmp_path, recording.tools(), tap)
+        return json.loads(path.read_text())
+
+    plain, tapped = built(None), built("u_0")
+    assert (plain["tap"], tapped["tap"]) == (None, "u_0")
+    assert recording.scripts[2] == "hls.tcl"
+    with pytest.raises(ManifestError, match="must have one tap, but have None and 'u_0'"):
+        drift(baseline(plain), tapped)
+    del plain["tap"]
+    assert drift(baseline(plain), built(None)) == []
+
+
 def test_older_tools_have_another_command(package: Package, tmp_path: Path) -> None:
     recording = Recording({"vitis_hls", "vivado"})
     build_overlay(package, "small", tmp_path, recording.tools())

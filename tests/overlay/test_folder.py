@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emamba.export.interface import INTERFACE
+from emamba.export.pipeline import TapError
 from emamba.fixed import IntegerModel
 from emamba.overlay import (
     BitstreamError,
@@ -44,6 +45,24 @@ def test_a_whole_overlay_opens(folder: Path, small_model: IntegerModel) -> None:
     assert overlay.head.part == INTERFACE.part
     assert (overlay.bitstream.name, overlay.handoff.name) == ("emamba.bit", "emamba.hwh")
     check_fit(overlay, small_model.config_hash)
+
+
+def test_an_overlay_says_what_it_answers_with(
+    folder: Path, small_model: IntegerModel, tmp_path: Path
+) -> None:
+    assert open_overlay(folder).tap is None
+    assert emulated_overlay(small_model, "fast", tmp_path / "tapped", "u_0").tap == "u_0"
+    with pytest.raises(TapError, match=r"^a tap must be one of residual_0, .* not 'output'$"):
+        emulated_overlay(small_model, "fast", tmp_path / "none", "output")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_manifest_without_a_tap_is_of_outputs(folder: Path) -> None:
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["tap"]
+    path.write_text(json.dumps(document))
+    assert open_overlay(folder).tap is None
 
 
 def test_another_models_overlay_is_refused(folder: Path) -> None:

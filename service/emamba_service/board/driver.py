@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from emamba.config import ModelConfig
 from emamba.export.interface import COMMANDS, ERRORS, INTERFACE
-from emamba.export.timing import frame_words, output_words
+from emamba.export.timing import frame_words
+from emamba_service.board.answer import Answer
 from emamba_service.board.ports import BoardFault, Buffer, Ports
 
 __all__ = ["STAGES", "BoardDriver", "Inference"]
@@ -46,7 +47,7 @@ _SLICE_S = 2e-3
 
 @dataclass
 class Inference:
-    """Outputs, int16 (n, n_outputs), and the seconds of each of `STAGES`."""
+    """Outputs, or a tapped stage: int16 (n, elements); and the seconds of each of `STAGES`."""
 
     outputs: npt.NDArray[np.int16]
     stages_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -69,17 +70,23 @@ class _Slot:
 class BoardDriver:
     """One configured board and one network's sizes; not thread-safe.
 
-    `transfer_frames` bound a transfer, `timeout_s` the wait for one. Raises `BoardFault` if the
-    device's memory is exhausted.
+    `answer` is what the kernel answers with, its outputs if None. `transfer_frames` bound a
+    transfer, `timeout_s` the wait for one. Raises `BoardFault` if the device's memory is exhausted.
     """
 
     def __init__(
-        self, ports: Ports, config: ModelConfig, transfer_frames: int, timeout_s: float
+        self,
+        ports: Ports,
+        config: ModelConfig,
+        transfer_frames: int,
+        timeout_s: float,
+        answer: Answer | None = None,
     ) -> None:
         self._ports = ports
-        self._config = config
+        answer = answer or Answer.of(config)
         self._frame_words = frame_words(config)
-        self._output_words = output_words(config)
+        self._answer_words = answer.words
+        self._elements, self._lanes = answer.elements, answer.lanes
         self._capacity = transfer_frames
         self._timeout_s = timeout_s
         self._slots = tuple(self._slot() for _ in range(2))
@@ -159,11 +166,11 @@ class BoardDriver:
     def infer(
         self, batch: npt.NDArray[np.int8], meanwhile: Callable[[], None] | None = None
     ) -> Inference:
-        """Outputs of frames (n, height, width, channels), n >= 0.
+        """The answers to frames (n, height, width, channels), n >= 0.
 
         `meanwhile` is called once while the board computes. Raises `BoardFault`.
         """
-        result = Inference(np.empty((len(batch), self._config.n_outputs), np.int16))
+        result = Inference(np.empty((len(batch), self._elements), np.int16))
         parts = list(self._parts(len(batch)))
         if not parts:
             return result
@@ -214,7 +221,7 @@ class BoardDriver:
         slot.started_at = self._clock.now()
         self._argue("command", COMMANDS["infer"])
         self._argue("count", slot.frames)
-        self._program(_RECEIVE, slot.received, 8 * slot.frames * self._output_words)
+        self._program(_RECEIVE, slot.received, 8 * slot.frames * self._answer_words)
         self._kernel[_CTRL] = _START
 
     def _finish(self, index: int, result: Inference) -> None:
@@ -245,7 +252,7 @@ class BoardDriver:
         slot.received.invalidate(answers.nbytes)
         crc = zlib.crc32(answers.data)
         _check_crc("answer_crc", crc, slot.answer_crc, "the kernel's answer must arrive unchanged")
-        result.outputs[part] = answers[:, : self._config.n_outputs]
+        result.outputs[part] = answers[:, self._lanes]
         result.stages_s["unpack"] += time.perf_counter() - begin
 
     def _wait_sent(self) -> None:
@@ -328,7 +335,7 @@ class BoardDriver:
 
     def _slot(self) -> _Slot:
         sent = self._allocate(self._capacity * self._frame_words)
-        received = self._allocate(self._capacity * self._output_words)
+        received = self._allocate(self._capacity * self._answer_words)
         sent.words[:] = 0
         return _Slot(
             sent,

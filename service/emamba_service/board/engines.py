@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter
 from emamba.compiler import Compiler, NativeError, cache_folder
 from emamba.engines import ENGINES, Engine, EngineError, EngineInfo, open_engine
 from emamba.export.image import ImageError
+from emamba.export.pipeline import TapError
 from emamba.export.presets import PresetError
 from emamba.fixed import IntegerModel
 from emamba.overlay import (
@@ -26,6 +28,7 @@ from emamba.overlay import (
     open_overlay,
 )
 from emamba.simulated import build_simulation
+from emamba_service.board.bare import BareBoard
 from emamba_service.board.board import Board, Limits, Loadable, Report
 from emamba_service.board.engine import BoardEngine
 from emamba_service.board.host import PynqHost, check_board, check_pynq
@@ -35,10 +38,14 @@ from emamba_service.emulator import parse
 from emamba_service.models import EngineFactory
 from emamba_service.settings import Settings
 
-__all__ = ["BOARD_ENGINES", "open_engine_for"]
+__all__ = ["BOARD_ENGINES", "BareFactory", "open_bare_for", "open_engine_for"]
 
 BOARD_ENGINES = ("board", "emulator")
-_REFUSALS = (BitstreamError, HandoffError, ImageError, ManifestError, NativeError, PresetError)
+BareFactory = Callable[[str, IntegerModel], Engine | BareBoard]
+_REFUSALS = (
+    *(BitstreamError, HandoffError, ImageError, ManifestError),
+    *(NativeError, PresetError, TapError),
+)
 
 
 def open_engine_for(settings: Settings, registry: CollectorRegistry | None = None) -> EngineFactory:
@@ -51,16 +58,44 @@ def open_engine_for(settings: Settings, registry: CollectorRegistry | None = Non
 
     def open_named(name: str, model: IntegerModel) -> Engine:
         if name not in BOARD_ENGINES:
-            if name not in ("auto", *ENGINES):
-                known = ", ".join(("auto", *ENGINES, *BOARD_ENGINES))
-                raise EngineError(f"engine must be one of {known}; not {name!r}")
-            return open_engine(name, model)
+            return _open_without_board(name, model)
         try:
             return boards.open(name, model)
         except _REFUSALS as error:
             raise EngineError(f"{name}: {error}") from error
 
     return open_named
+
+
+def open_bare_for(
+    settings: Settings, registry: CollectorRegistry | None = None, tap: str | None = None
+) -> BareFactory:
+    """As `open_engine_for`, for verification: each board is a `BareBoard` of its own, untested.
+
+    A board whose golden frames come out wrong is opened too, so that a verdict can say where. With
+    `tap`, a stream's name, the kernel answers with that stage's tokens.
+    """
+    report = _reporter(registry or CollectorRegistry())
+
+    def open_named(name: str, model: IntegerModel) -> Engine | BareBoard:
+        if name not in BOARD_ENGINES:
+            return _open_without_board(name, model)
+        try:
+            with ExitStack() as stack:
+                loadable = Loadable(model, tap, tested=False)
+                board = _open_board(name, settings, loadable, report, stack)
+                return BareBoard(board, loadable, _INFOS[name], stack.pop_all().close)
+        except _REFUSALS as error:
+            raise EngineError(f"{name}: {error}") from error
+
+    return open_named
+
+
+def _open_without_board(name: str, model: IntegerModel) -> Engine:
+    if name not in ("auto", *ENGINES):
+        known = ", ".join(("auto", *ENGINES, *BOARD_ENGINES))
+        raise EngineError(f"engine must be one of {known}; not {name!r}")
+    return open_engine(name, model)
 
 
 def _reporter(registry: CollectorRegistry) -> Report:
@@ -103,7 +138,7 @@ class _Boards:
             shared = self._open.get(key)
             if shared is None:
                 with ExitStack() as stack:
-                    board = self._open_board(name, loadable, stack)
+                    board = _open_board(name, self._settings, loadable, self._report, stack)
                     shared = self._open[key] = _Open(board, stack.pop_all())
             shared.users += 1
         return BoardEngine(
@@ -115,15 +150,6 @@ class _Boards:
             falls_back=self._settings.fallback != "none",
             on_close=lambda: self._release(key),
         )
-
-    def _open_board(self, name: str, loadable: Loadable, stack: ExitStack) -> Board:
-        opened = _open_emulator if name == "emulator" else _open_real
-        host = opened(self._settings, loadable.model, stack)
-        settings = self._settings
-        limits = Limits(settings.transfer_frames, settings.transfer_timeout_s)
-        board = Board(host, loadable, limits, self._report)
-        stack.callback(board.close)
-        return board
 
     def _release(self, key: tuple[str, str]) -> None:
         with self._lock:
@@ -140,13 +166,25 @@ _INFOS = {
 }
 
 
-def _open_real(settings: Settings, model: IntegerModel, stack: ExitStack) -> Host:
+def _open_board(
+    name: str, settings: Settings, loadable: Loadable, report: Report, stack: ExitStack
+) -> Board:
+    """A configured board that closes with `stack`."""
+    opened = _open_emulator if name == "emulator" else _open_real
+    host = opened(settings, loadable, stack)
+    limits = Limits(settings.transfer_frames, settings.transfer_timeout_s)
+    board = Board(host, loadable, limits, report)
+    stack.callback(board.close)
+    return board
+
+
+def _open_real(settings: Settings, loadable: Loadable, stack: ExitStack) -> Host:
     if settings.overlay is None:
         raise BoardError(
             "board: an overlay must be named, but is not; build one with make overlay and name its "
             "folder with --overlay or EMAMBA_OVERLAY, or use --engine emulator"
         )
-    overlay = _fitting(settings.overlay, model)
+    overlay = _fitting(settings.overlay, loadable)
     if overlay.emulated:
         raise BoardError(
             f"board: {overlay.path} must hold a bitstream, but is an overlay for emulated boards; "
@@ -157,7 +195,8 @@ def _open_real(settings: Settings, model: IntegerModel, stack: ExitStack) -> Hos
     return PynqHost(overlay)
 
 
-def _open_emulator(settings: Settings, model: IntegerModel, stack: ExitStack) -> Host:
+def _open_emulator(settings: Settings, loadable: Loadable, stack: ExitStack) -> Host:
+    model, tap = loadable.model, loadable.tap
     try:
         faults = parse(settings.emulator_faults)
     except ValueError as error:
@@ -165,11 +204,11 @@ def _open_emulator(settings: Settings, model: IntegerModel, stack: ExitStack) ->
     check_pynq()
     if settings.overlay is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emamba-overlay-")))
-        overlay = emulated_overlay(model, settings.emulator_preset, folder)
+        overlay = emulated_overlay(model, settings.emulator_preset, folder, tap)
     else:
-        overlay = _fitting(settings.overlay, model)
+        overlay = _fitting(settings.overlay, loadable)
     library = build_simulation(
-        model.config, overlay.manifest["preset"], Compiler.find(), cache_folder()
+        model.config, overlay.manifest["preset"], Compiler.find(), cache_folder(), tap
     )
     # Imports pynq, which not everyone has.
     emulated = importlib.import_module("emamba_service.emulator.device")
@@ -178,10 +217,21 @@ def _open_emulator(settings: Settings, model: IntegerModel, stack: ExitStack) ->
     return PynqHost(overlay, device, device.time)
 
 
-def _fitting(folder: Path, model: IntegerModel) -> OverlayFolder:
+def _fitting(folder: Path, loadable: Loadable) -> OverlayFolder:
     overlay = open_overlay(folder)
-    check_fit(overlay, model.config_hash)
+    check_fit(overlay, loadable.model.config_hash)
+    if overlay.tap != loadable.tap:
+        must, does = _answer_of(loadable.tap), _answer_of(overlay.tap)
+        option = "without --tap" if loadable.tap is None else f"with --tap {loadable.tap}"
+        raise BoardError(
+            f"the overlay {overlay.path} must answer with {must}, but answers with {does}; name "
+            f"one built {option}: what answers with a stream is for emamba-service verify alone"
+        )
     return overlay
+
+
+def _answer_of(tap: str | None) -> str:
+    return "outputs" if tap is None else f"the stream {tap}"
 
 
 def _deputy(model: IntegerModel) -> Engine:

@@ -15,12 +15,21 @@ from rich.console import Console
 from emamba.data import DataError
 from emamba.data.mars import Split
 from emamba.engines import EngineError
+from emamba.export.pipeline import TapError, find_tap
+from emamba.overlay import (
+    BitstreamError,
+    HandoffError,
+    ManifestError,
+    OverlayFolder,
+    open_overlay,
+)
 from emamba.package import Package, PackageError, find_packages, load_package
-from emamba_service.board.engines import BOARD_ENGINES, open_engine_for
+from emamba_service.board.engines import BOARD_ENGINES, open_bare_for
 from emamba_service.options import fail
 from emamba_service.settings import Settings, SettingsError, load_settings
 from emamba_service.verify.frames import FrameSet, data_set, golden_set, thinned
 from emamba_service.verify.journal import JournalError
+from emamba_service.verify.localise import OpenTapped, how_to_localise
 from emamba_service.verify.schema import Report
 from emamba_service.verify.sensors import open_sensors
 from emamba_service.verify.terminal import ProgressDisplay, print_report
@@ -66,6 +75,14 @@ def verify_command(
     energy_window: Annotated[
         float, typer.Option(min=1, max=3600, help="Seconds of each power window, idle and loaded.")
     ] = 20.0,
+    tap: Annotated[
+        Text,
+        typer.Option(help="Compare this stream's tokens, e.g. u_0, in place of outputs: emulator."),
+    ] = None,
+    localise: Annotated[
+        bool,
+        typer.Option("--localise", help="Find the first stage that differs: emulator."),
+    ] = False,
 ) -> None:
     """Compare an engine with the mirror, bit for bit; the exit code is the verdict.
 
@@ -76,6 +93,10 @@ def verify_command(
     with _refusals(out):
         settings = _settings({k: str(v) for k, v in given.items() if v is not None})
         package = _package(settings, version)
+        under_test = _overlay(settings)
+        tap = _tap(tap, under_test)
+        _check_taps(settings.engine, package, tap, localise)
+        preset = under_test.manifest["preset"] if under_test else settings.emulator_preset
         request = Request(
             package=package,
             engine=settings.engine,
@@ -83,9 +104,12 @@ def verify_command(
             batch=batch,
             out=out,
             energy_window_s=energy_window,
-            engine_options=_engine_options(settings),
+            engine_options=_engine_options(settings, tap),
+            tap=tap,
+            hint=_hint(settings, package, preset, tap),
         )
-        report = _run(request, settings)
+        opened = _open_tapped(settings, preset, package) if localise else None
+        report = _run(request, settings, opened)
     if as_json:
         typer.echo(report.model_dump_json())
     else:
@@ -100,7 +124,7 @@ def _refusals(out: Path | None) -> Iterator[None]:
     """What ends the command without a report, each with its exit code."""
     try:
         yield
-    except (SettingsError, PackageError, DataError, JournalError, _UsageError) as error:
+    except _INPUT_ERRORS as error:
         fail(str(error), _USAGE)
     except OSError as error:
         fail(f"{error.filename or 'the operating system'}: {error.strerror or error}", _USAGE)
@@ -113,6 +137,12 @@ def _refusals(out: Path | None) -> Iterator[None]:
 
 class _UsageError(Exception):
     """Something that the caller can mend."""
+
+
+_INPUT_ERRORS = (
+    *(SettingsError, PackageError, DataError, JournalError, TapError, _UsageError),
+    *(BitstreamError, HandoffError, ManifestError),
+)
 
 
 def _settings(given: dict[str, str]) -> Settings:
@@ -146,7 +176,54 @@ def _frames(package: Package, data: Path | None, split: str, most: int | None) -
     return found if most is None else thinned(found, most)
 
 
-def _engine_options(settings: Settings) -> dict[str, str]:
+def _overlay(settings: Settings) -> OverlayFolder | None:
+    """The overlay under test, where the engine has one and it is named."""
+    if settings.overlay is None or settings.engine not in BOARD_ENGINES:
+        return None
+    return open_overlay(settings.overlay)
+
+
+def _tap(asked: str | None, overlay: OverlayFolder | None) -> str | None:
+    """The stream that the kernel answers with: an overlay's own, or for the emulator any."""
+    if overlay is None:
+        return asked
+    if asked not in (None, overlay.tap):
+        raise _UsageError(
+            f"--tap must be what {overlay.path} answers with, {overlay.tap or 'outputs'}, not "
+            f"{asked}; leave it out, or name another overlay"
+        )
+    return overlay.tap
+
+
+def _check_taps(engine: str, package: Package, tap: str | None, localise: bool) -> None:
+    if tap is not None:
+        find_tap(tap, package.model.config)
+    if (tap or localise) and engine not in BOARD_ENGINES:
+        raise _UsageError(
+            f"--tap and --localise need --engine emulator or board, for {engine} answers with "
+            "outputs only"
+        )
+    if tap and localise:
+        raise _UsageError(
+            f"--localise must begin with a kernel that answers with outputs, not with {tap}; leave "
+            "out --tap, or name an overlay built without it"
+        )
+
+
+def _hint(settings: Settings, package: Package, preset: str, tap: str | None) -> str:
+    folder = settings.models / package.name / package.version
+    return how_to_localise(settings.engine, folder, preset, package.model.config, tap)
+
+
+def _open_tapped(settings: Settings, preset: str, package: Package) -> OpenTapped | None:
+    """Opens tapped emulators; a board's bitstreams have to be built first, as the report says."""
+    if settings.engine != "emulator":
+        return None
+    own = settings.model_copy(update={"overlay": None, "emulator_preset": preset})
+    return lambda tap: open_bare_for(own, tap=tap)("emulator", package.model)
+
+
+def _engine_options(settings: Settings, tap: str | None) -> dict[str, str]:
     """The settings that decide what a board or its emulator is."""
     if settings.engine not in BOARD_ENGINES:
         return {}
@@ -156,6 +233,8 @@ def _engine_options(settings: Settings) -> dict[str, str]:
     if settings.engine == "emulator":
         options["emulator_preset"] = settings.emulator_preset
         options["emulator_faults"] = settings.emulator_faults or "none"
+    if tap is not None:
+        options["tap"] = tap
     return options
 
 
@@ -163,13 +242,14 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _run(request: Request, settings: Settings) -> Report:
+def _run(request: Request, settings: Settings, open_tapped: OpenTapped | None) -> Report:
     sensors = open_sensors(settings.sysfs, settings.power_interval_s, request.energy_window_s)
     registry = CollectorRegistry()
     with sensors as found, ProgressDisplay(Console(stderr=True)) as progress:
         bench = Bench(
-            open_engine=open_engine_for(settings, registry),
+            open_engine=open_bare_for(settings, registry, request.tap),
             progress=progress,
+            open_tapped=open_tapped,
             meter=found.meter,
             no_power=found.no_power,
             temperatures=found.temperatures,

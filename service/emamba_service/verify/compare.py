@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from emamba.export.pipeline import streams
-from emamba.fixed import IntegerModel
+from emamba_service.board.answer import Answer
 from emamba_service.verify.frames import FrameSet
 from emamba_service.verify.journal import Chunk
 from emamba_service.verify.schema import (
@@ -16,31 +15,35 @@ from emamba_service.verify.schema import (
     Difference,
     DifferenceMap,
     MapCell,
+    Place,
     Problem,
 )
 from emamba_service.verify.streaming import EngineStoppedError, Subject
 
-__all__ = ["compare", "outputs_of"]
+__all__ = ["answers_of", "compare", "place_of"]
 
 _SHOWN = 5
 _COLUMNS = 64
 
-Outputs = npt.NDArray[np.int16]
+Integers = npt.NDArray[np.int16]
 
 
-def outputs_of(chunks: Sequence[Chunk], n_outputs: int) -> tuple[Outputs, Outputs]:
-    """The engine's and the mirror's outputs, each (frames, n_outputs)."""
-    nothing = np.zeros((0, n_outputs), np.int16)
+def answers_of(chunks: Sequence[Chunk], answer: Answer) -> tuple[Integers, Integers]:
+    """The engine's and the mirror's integers, each (frames, elements)."""
+    nothing = np.zeros((0, answer.elements), np.int16)
     got = np.concatenate([nothing, *(chunk.got for chunk in chunks)])
     expected = np.concatenate([nothing, *(chunk.expected for chunk in chunks)])
     return got, expected
 
 
 def compare(
-    chunks: Sequence[Chunk], frames: FrameSet, model: IntegerModel, subject: Subject | None
+    chunks: Sequence[Chunk], frames: FrameSet, answer: Answer, subject: Subject | None, hint: str
 ) -> Comparison:
-    """Count, name and map the differences; asks `subject` once more for the first of them."""
-    got, expected = outputs_of(chunks, model.config.n_outputs)
+    """Count, name and map the differences; asks `subject` once more for the first of them.
+
+    `hint` says how to find the stage that differs.
+    """
+    got, expected = answers_of(chunks, answer)
     differs = got != expected
     for chunk in chunks:
         if chunk.problem:
@@ -55,11 +58,9 @@ def compare(
         not_run=len(frames) - len(got),
         retries=sum(chunk.attempts - 1 for chunk in chunks),
         first=[
-            _difference(
-                int(frames.index[at]),
-                got[at],
-                expected[at],
-                _ask_again(subject, frames.batch[at : at + 1], got[at], expected[at]),
+            Difference(
+                **place_of(int(frames.index[at]), answer.stage, got[at], expected[at]).model_dump(),
+                asked_again=_ask_again(subject, frames.batch[at : at + 1], got[at], expected[at]),
             )
             for at in wrong[:_SHOWN].tolist()
         ],
@@ -71,27 +72,28 @@ def compare(
             )
             for chunk in [chunk for chunk in chunks if chunk.problem][:_SHOWN]
         ],
-        map=_map(differs) if len(wrong) else None,
-        localise=_how_to_localise(model) if len(wrong) else "",
+        map=_map(differs) if len(wrong) and answer.stage == "output" else None,
+        localised=[],
+        localise=hint if len(wrong) else "",
     )
 
 
-def _difference(frame: int, got: Outputs, expected: Outputs, asked_again: str) -> Difference:
+def place_of(frame: int, stage: str, got: Integers, expected: Integers) -> Place:
+    """Where two answers to one frame, which differ, differ first."""
     places = np.flatnonzero(got != expected)
-    output = int(places[0])
-    return Difference(
+    index = int(places[0])
+    return Place(
         frame=frame,
-        stage="output",
-        output=output,
-        expected=int(expected[output]),
-        got=int(got[output]),
-        differing_outputs=len(places),
-        asked_again=asked_again,
+        stage=stage,
+        index=index,
+        expected=int(expected[index]),
+        got=int(got[index]),
+        differing=len(places),
     )
 
 
 def _ask_again(
-    subject: Subject | None, frame: npt.NDArray[np.int8], got: Outputs, expected: Outputs
+    subject: Subject | None, frame: npt.NDArray[np.int8], got: Integers, expected: Integers
 ) -> str:
     """Tells a wrong kernel, which repeats itself, from a disturbed transfer, which does not."""
     if subject is None:
@@ -121,14 +123,4 @@ def _map(differs: npt.NDArray[np.bool_]) -> DifferenceMap:
     ]
     return DifferenceMap(
         frames_per_column=per_column, columns=columns, outputs=outputs, cells=cells
-    )
-
-
-def _how_to_localise(model: IntegerModel) -> str:
-    names = [s.name for s in streams(model.config) if s.name not in ("frames", "tokens")]
-    return (
-        "An engine answers with outputs only. To find the stage, export kernels that answer with "
-        "one stream instead (emamba export hls PACKAGE --tap STREAM) and compare their tokens for "
-        "these frames with Mirror.trace; the first stream that differs names the stage. Streams "
-        f"in order: {', '.join(names)}."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emamba_service.verify.schema import GroupEnergy, Report
+from emamba_service.verify.schema import GroupEnergy, Place, Report
 
 __all__ = [
     "ASKED_AGAIN",
@@ -13,6 +13,7 @@ __all__ = [
     "facts",
     "micros",
     "per_second",
+    "place_numbers",
     "utc",
     "watts",
 ]
@@ -60,6 +61,12 @@ def energy_mj(group: GroupEnergy) -> str:
     text = f"{group.energy_mj:.5f} ± {group.standard_uncertainty_mj:.5f}"
     seen = abs(group.energy_mj) > 2 * group.standard_uncertainty_mj
     return text if seen else f"{text} (not told from 0)"
+
+
+def place_numbers(place: Place) -> tuple[str, ...]:
+    """Frame, index, expected, got and how many differ."""
+    numbers = (place.frame, place.index, place.expected, place.got, place.differing)
+    return tuple(map(str, numbers))
 
 
 def utc(moment: str) -> str:

@@ -35,7 +35,7 @@ class JournalError(Exception):
 class Chunk:
     """Frames `start` and on, answered in one call.
 
-    `got` and `expected` are int16 (n, n_outputs). `problem` says why the frames count as missing,
+    `got` and `expected` are int16 (n, elements). `problem` says why the frames count as missing,
     and `got` is then all zeros; it is empty for an answer that can be compared.
     """
 
@@ -62,16 +62,18 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, fingerprint: Mapping[str, Any], n_outputs: int, started: str
+        self, folder: Path, fingerprint: Mapping[str, Any], elements: int, started: str
     ) -> None:
-        """Open or make `folder`; raises `JournalError` if it holds another run or is in use."""
+        """Open or make `folder` for `elements` integers a frame.
+
+        Raises `JournalError` if it holds another run or is in use."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / _LINES
         self._lines = self._path.open("a+b")
         self._outputs = (folder / _OUTPUTS).open("a+b")
         try:
             self._lock()
-            self._n_outputs = n_outputs
+            self._elements = elements
             self.chunks: list[Chunk] = []
             self.started = started
             if not self._resume(dict(fingerprint)):
@@ -158,10 +160,10 @@ class Journal:
         if record.get("start") != start:
             return None
         frames = int(record["frames"])
-        blob = self._outputs.read(2 * 2 * frames * self._n_outputs)
+        blob = self._outputs.read(2 * 2 * frames * self._elements)
         if hashlib.sha256(blob).hexdigest() != record["sha256"]:
             return None
-        values = np.frombuffer(blob, "<i2").astype(np.int16).reshape(2, frames, self._n_outputs)
+        values = np.frombuffer(blob, "<i2").astype(np.int16).reshape(2, frames, self._elements)
         return Chunk(start, values[0], values[1], record["attempts"], record["problem"])
 
     def _begin(self, fingerprint: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from emamba_service.verify.figures import (
     facts,
     micros,
     per_second,
+    place_numbers,
     utc,
     watts,
 )
@@ -142,14 +143,12 @@ def _bits(report: Report) -> str:
             f"<p>{comparison.retries:,} {calls} repeated: the engine could not answer.</p>"
         )
     if comparison.first:
-        head = ("frame", "stage", "output", "expected", "got", "differing outputs", "asked again")
-        rows = [
-            (
-                *(str(d.frame), d.stage, str(d.output), str(d.expected), str(d.got)),
-                *(str(d.differing_outputs), ASKED_AGAIN[d.asked_again]),
-            )
-            for d in comparison.first
-        ]
+        head = ("stage", "frame", "index", "expected", "got", "differing", "asked again")
+        rows = [(d.stage, *place_numbers(d), ASKED_AGAIN[d.asked_again]) for d in comparison.first]
+        parts.append(_table(head, rows))
+    if comparison.localised:
+        head = ("first differing stage", "frame", "index", "expected", "got", "differing", "stream")
+        rows = [(d.stage, *place_numbers(d), d.stream) for d in comparison.localised]
         parts.append(_table(head, rows))
     if comparison.map is not None:
         caption = "Frames to the right, outputs downwards; fuller where more frames differ"

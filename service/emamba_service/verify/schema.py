@@ -18,9 +18,11 @@ __all__ = [
     "Errors",
     "GroupEnergy",
     "Load",
+    "Localised",
     "MapCell",
     "PackageRan",
     "Percentiles",
+    "Place",
     "PoseErrors",
     "Problem",
     "Ran",
@@ -37,15 +39,26 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Difference(_Part):
-    """A frame whose answer is not the mirror's."""
+class Place(_Part):
+    """Where one frame's integers of one stage differ from the mirror's."""
 
     frame: int = Field(description="Number of the frame in its source.")
-    stage: str = Field(description="Where the difference was seen; an engine shows `output` only.")
-    output: int = Field(description="First output that differs.")
+    stage: str = Field(description="Name in `Mirror.trace`: `output`, or that of a tapped stage.")
+    index: int = Field(description="First integer that differs, from 0, token after token.")
     expected: int = Field(description="The mirror's integer there.")
     got: int = Field(description="The engine's integer there.")
-    differing_outputs: int = Field(description="How many outputs of the frame differ.")
+    differing: int = Field(description="How many of the frame's integers differ.")
+
+
+class Localised(Place):
+    """The first stage that differs for a frame, by kernels that answer with one stage each."""
+
+    stream: str = Field(description="The kernel's stream that holds it.")
+
+
+class Difference(Place):
+    """A frame whose answer is not the mirror's."""
+
     asked_again: str = Field(
         description="`same`, `right` or `other`: the answer to the frame alone, run once more; "
         "`failed` without one."
@@ -82,14 +95,21 @@ class Comparison(_Part):
 
     frames: int = Field(description="Frames that were to be run.")
     compared: int = Field(description="Frames whose answers were compared.")
-    mismatches: int = Field(description="Compared frames with at least one differing output.")
+    mismatches: int = Field(description="Compared frames with at least one differing integer.")
     missing: int = Field(description="Frames without an answer that can be compared.")
     not_run: int = Field(description="Frames not reached, because the run stopped before.")
     retries: int = Field(description="Calls repeated because the engine could not answer.")
     first: list[Difference] = Field(description="The first five differing frames.")
     problems: list[Problem] = Field(description="The first five reasons for missing frames.")
-    map: DifferenceMap | None = Field(description="Where differences lie; null without any.")
-    localise: str = Field(description="How to find the stage that differs; empty if none does.")
+    map: DifferenceMap | None = Field(
+        description="Where differences lie; null without any, and for a tapped stage."
+    )
+    localised: list[Localised] = Field(
+        description="The first stage that differs, for frames of `first`; empty if not looked for."
+    )
+    localise: str = Field(
+        description="How to find the stage that differs; empty if none does, or all are found."
+    )
 
 
 class Errors(_Part):

@@ -5,24 +5,54 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from emamba.engines import Engine, EngineError, EngineUnavailableError, Recorded
-from emamba.fixed import Mirror
+from emamba.engines import (
+    EngineError,
+    EngineInfo,
+    EngineStatus,
+    EngineUnavailableError,
+    Recorded,
+)
 from emamba_service.verify.journal import Chunk
 
-__all__ = ["RETRY_PAUSES_S", "EngineStoppedError", "Progress", "Subject", "stream"]
+__all__ = [
+    "RETRY_PAUSES_S",
+    "EngineStoppedError",
+    "Progress",
+    "Reference",
+    "Subject",
+    "UnderTest",
+    "stream",
+]
 
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
 
+Reference = Callable[[npt.NDArray[np.int8]], npt.NDArray[np.int16]]
+"""What must come for frames: int16 (n, elements)."""
+
 # A board that is configured anew is back within seconds.
 RETRY_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+
+
+class UnderTest(Protocol):
+    """What is verified: an engine, or a board whose kernel answers with a stage."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def status(self) -> EngineStatus: ...
+
+    def record(self, batch: npt.NDArray[np.int8]) -> Recorded: ...
+
+    def close(self) -> None: ...
 
 
 class EngineStoppedError(Exception):
@@ -33,7 +63,7 @@ class EngineStoppedError(Exception):
 class Subject:
     """The engine under test: asks it, patiently where it says that it cannot answer now."""
 
-    engine: Engine
+    engine: UnderTest
     sleep: Callable[[float], None]
     retries: int = field(default=0, init=False)
 
@@ -67,7 +97,7 @@ def stream(
     batch: int,
     begin: int,
     subject: Subject,
-    mirror: Mirror,
+    reference: Reference,
     keep: Callable[[Chunk], None],
     progress: Progress,
 ) -> None:
@@ -81,7 +111,7 @@ def stream(
         before = subject.retries
         answer = subject.record(given)
         attempts = 1 + subject.retries - before
-        keep(_chunk(start, answer, mirror.run(given), subject.name, attempts))
+        keep(_chunk(start, answer, reference(given), subject.name, attempts))
     progress("comparing", len(frames), len(frames))
 
 

@@ -20,6 +20,7 @@ from emamba_service.verify.figures import (
     facts,
     micros,
     per_second,
+    place_numbers,
     watts,
 )
 from emamba_service.verify.schema import Report
@@ -72,6 +73,7 @@ def print_report(report: Report, console: Console) -> None:
     _print_verdict(report, console)
     for table in (
         _differences(report),
+        _stages(report),
         _missing(report),
         _accuracy(report),
         _speed(report),
@@ -115,12 +117,25 @@ def _differences(report: Report) -> Table | None:
     shown = f"first {len(comparison.first)} of {comparison.mismatches:,} differing frames"
     table = _table(
         shown.capitalize(),
-        *("stage", "asked again", "frame", "output", "expected", "got", "differing outputs"),
+        *("stage", "asked again", "frame", "index", "expected", "got", "differing"),
         text_columns=2,
     )
     for d in comparison.first:
-        numbers = (d.frame, d.output, d.expected, d.got, d.differing_outputs)
-        table.add_row(d.stage, ASKED_AGAIN[d.asked_again], *map(str, numbers))
+        table.add_row(d.stage, ASKED_AGAIN[d.asked_again], *place_numbers(d))
+    return table
+
+
+def _stages(report: Report) -> Table | None:
+    localised = report.comparison.localised
+    if not localised:
+        return None
+    table = _table(
+        "First differing stage",
+        *("stage", "stream", "frame", "index", "expected", "got", "differing"),
+        text_columns=2,
+    )
+    for found in localised:
+        table.add_row(escape(found.stage), escape(found.stream), *place_numbers(found))
     return table
 
 

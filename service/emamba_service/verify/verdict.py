@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +17,15 @@ import numpy as np
 
 import emamba
 import emamba_service
-from emamba.engines import Engine
 from emamba.evaluate import pose_report
-from emamba.fixed import Mirror
+from emamba.fixed import IntegerModel, Mirror
 from emamba.package import Package
-from emamba_service.models import EngineFactory
-from emamba_service.verify.compare import compare, outputs_of
+from emamba_service.board.answer import Answer
+from emamba_service.verify.compare import answers_of, compare
 from emamba_service.verify.energy import PowerMeter, measure_energy, not_measured
 from emamba_service.verify.frames import FrameSet
 from emamba_service.verify.journal import Chunk, Journal
+from emamba_service.verify.localise import OpenTapped, localise
 from emamba_service.verify.page import html_page
 from emamba_service.verify.schema import (
     SCHEMA_VERSION,
@@ -41,14 +42,26 @@ from emamba_service.verify.schema import (
     Temperatures,
 )
 from emamba_service.verify.speed import batch_of, measure_speed
-from emamba_service.verify.streaming import EngineStoppedError, Progress, Subject, stream
+from emamba_service.verify.streaming import (
+    EngineStoppedError,
+    Progress,
+    Subject,
+    UnderTest,
+    stream,
+)
 
 __all__ = ["Bench", "Request", "verify", "write_report"]
+
+_NO_OUTPUTS = "the kernel answers with a stage, not with outputs"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to verify. With `out`, chunks are kept there and an interrupted run goes on."""
+    """What to verify. With `out`, chunks are kept there and an interrupted run goes on.
+
+    `tap` names the stream that the engine answers with, None if that is outputs; `hint` says how to
+    find the stage that differs.
+    """
 
     package: Package
     engine: str
@@ -58,18 +71,27 @@ class Request:
     speed_s: float = 0.5  # for each batch size
     energy_window_s: float = 20.0
     engine_options: Mapping[str, str] = field(default_factory=dict)
+    tap: str | None = None
+    hint: str = ""
+
+    @property
+    def answer(self) -> Answer:
+        """What comes of each frame."""
+        return Answer.of(self.package.model.config, self.tap)
 
 
 @dataclass(frozen=True)
 class Bench:
     """The world around a verification.
 
-    `no_power` says why there is no `meter`; `temperatures` reads degrees Celsius by sensor,
-    `faults` counts what the engine noticed so far, by kind.
+    With `open_tapped`, the first stage that differs is looked for. `no_power` says why there is no
+    `meter`; `temperatures` reads degrees Celsius by sensor, `faults` counts what the engine noticed
+    so far, by kind.
     """
 
-    open_engine: EngineFactory
+    open_engine: Callable[[str, IntegerModel], UnderTest]
     progress: Progress
+    open_tapped: OpenTapped | None = None
     meter: PowerMeter | None = None
     no_power: str = "no power rails found"
     temperatures: Callable[[], Mapping[str, float]] = dict
@@ -95,7 +117,7 @@ class _Run:
             chunks.append(chunk)
 
         begin = chunks[-1].stop if chunks else 0
-        mirror = Mirror(self.request.package.model)
+        reference = partial(self.request.answer.expected, Mirror(self.request.package.model))
         batch = self.request.frames.batch
         try:
             stream(
@@ -103,7 +125,7 @@ class _Run:
                 self.request.batch,
                 begin,
                 self.subject,
-                mirror,
+                reference,
                 keep_both,
                 self.bench.progress,
             )
@@ -113,7 +135,9 @@ class _Run:
             self.stops.append(f"engine {self.subject.name} stopped after {frames}: {error}")
 
     def speed(self) -> Speed:
-        """Latency and throughput; nothing of an engine that has stopped."""
+        """Latency and throughput; nothing of an engine that has stopped, or of a tapped one."""
+        if self.request.tap is not None:
+            return Speed(rows=[], obtained={}, reason=_NO_OUTPUTS)
         if self.stops:
             return Speed(rows=[], obtained={}, reason="the engine stopped before")
         request = self.request
@@ -124,8 +148,10 @@ class _Run:
         return speed
 
     def energy(self) -> Energy:
-        """Energy of an inference; nothing without a meter or of an engine that has stopped."""
+        """Energy of an inference; nothing without a meter, and as `speed`."""
         window_s, meter = self.request.energy_window_s, self.bench.meter
+        if self.request.tap is not None:
+            return not_measured(_NO_OUTPUTS, window_s)
         if meter is None:
             return not_measured(self.bench.no_power, window_s)
         if self.stops:
@@ -182,24 +208,23 @@ def _keep_nothing(_: Chunk) -> None:
 
 
 @contextmanager
-def _journal(request: Request, engine: Engine, started: str) -> Iterator[Journal | None]:
+def _journal(request: Request, engine: UnderTest, started: str) -> Iterator[Journal | None]:
     if request.out is None:
         yield None
         return
-    n_outputs = request.package.model.config.n_outputs
-    with closing(
-        Journal(request.out, _fingerprint(request, engine), n_outputs, started)
-    ) as journal:
+    elements = request.answer.elements
+    with closing(Journal(request.out, _fingerprint(request, engine), elements, started)) as journal:
         yield journal
 
 
-def _fingerprint(request: Request, engine: Engine) -> dict[str, Any]:
+def _fingerprint(request: Request, engine: UnderTest) -> dict[str, Any]:
     """What must be the same for chunks of two starts to belong to one run."""
     return {
         "package": request.package.sha256,
         "engine": engine.info.name,
         "engine_description": engine.info.description,
         "engine_options": dict(request.engine_options),
+        "tap": request.tap,
         "frames": request.frames.batch_sha256,
         "source": request.frames.source,
         "batch": request.batch,
@@ -211,18 +236,19 @@ def _report(
     run: _Run, chunks: list[Chunk], resumed: int, start_c: dict[str, float], started: str
 ) -> Report:
     request = run.request
-    frames, model = request.frames, request.package.model
-    comparison = compare(chunks, frames, model, None if run.stops else run.subject)
+    subject = None if run.stops else run.subject
+    comparison = compare(chunks, request.frames, request.answer, subject, request.hint)
     accuracy = _accuracy(request, chunks, comparison)
     speed = run.speed()
     energy = run.energy()
     temperatures = Temperatures(start=start_c, end=run.temperatures())
     verdict, code = _verdict(comparison, run.stops)
+    comparison = _localised(run, comparison)
     return Report(
         schema_version=SCHEMA_VERSION,
         verdict=verdict,
         exit_code=code,
-        summary=_summary(comparison, run.stops),
+        summary=_summary(request, comparison, run.stops),
         comparison=comparison,
         accuracy=accuracy,
         speed=speed,
@@ -230,6 +256,21 @@ def _report(
         temperatures_c=temperatures,
         ran=_ran(run, started, resumed),
         obtained=_obtained(run, accuracy, speed, energy, temperatures),
+    )
+
+
+def _localised(run: _Run, comparison: Comparison) -> Comparison:
+    """Last of all: taps need boards of their own, configured one after the other."""
+    request, bench = run.request, run.bench
+    if bench.open_tapped is None or not comparison.first:
+        return comparison
+    return localise(
+        comparison,
+        request.frames,
+        request.package.model,
+        bench.open_tapped,
+        bench.sleep,
+        bench.progress,
     )
 
 
@@ -242,27 +283,30 @@ def _verdict(
     return ("incomplete", 3) if stops else ("equal", 0)
 
 
-def _summary(comparison: Comparison, stops: list[str]) -> str:
+def _summary(request: Request, comparison: Comparison, stops: list[str]) -> str:
     c = comparison
+    mirror = "the mirror" + ("" if request.tap is None else f" in stage {request.answer.stage}")
     if c.mismatches or c.missing:
-        text = f"{c.mismatches:,} of {c.compared:,} compared frames differ from the mirror"
+        text = f"{c.mismatches:,} of {c.compared:,} compared frames differ from {mirror}"
         text += f"; {c.missing:,} frames are missing" if c.missing else ""
     elif c.not_run:
-        text = f"{c.compared:,} of {c.frames:,} frames equal the mirror, the others were not run"
+        text = f"{c.compared:,} of {c.frames:,} frames equal {mirror}, the others were not run"
     else:
-        text = f"all {c.frames:,} frames equal the mirror, bit for bit"
+        text = f"all {c.frames:,} frames equal {mirror}, bit for bit"
     return "; ".join([text[0].upper() + text[1:], *stops]) + "."
 
 
 def _accuracy(request: Request, chunks: list[Chunk], comparison: Comparison) -> Accuracy:
     labels = request.frames.labels
+    if request.tap is not None:
+        return Accuracy(engine=None, mirror=None, reason=_NO_OUTPUTS)
     if labels is None:
         return Accuracy(engine=None, mirror=None, reason="the frames have no labels")
     if comparison.not_run:
         reason = f"only {len(labels) - comparison.not_run} of {len(labels)} frames were run"
         return Accuracy(engine=None, mirror=None, reason=reason)
     decode = request.package.decode
-    got, expected = outputs_of(chunks, request.package.model.config.n_outputs)
+    got, expected = answers_of(chunks, request.answer)
     mirror = _errors(pose_report(decode(expected), labels))
     if comparison.missing:
         reason = f"{comparison.missing} of the engine's answers are missing"
@@ -335,9 +379,10 @@ def _obtained(
 ) -> dict[str, str]:
     request = run.request
     window = f"{request.energy_window_s:g} s"
+    what = "outputs" if request.tap is None else f"integers of stage {request.answer.stage}"
     emulated = "; of an emulated board on this CPU, not of a board"
     measured = {
-        "comparison": "the engine's int16 outputs against the NumPy mirror's, bit for bit",
+        "comparison": f"the engine's int16 {what} against the NumPy mirror's, bit for bit",
         "accuracy": "per coordinate over all frames, averaged over coordinates; "
         f"{request.frames.origin}",
         "speed": f"one call after the other, {request.speed_s:g} s for each batch size after one "

@@ -15,11 +15,11 @@ def kernel_root() -> Path:
     return packed if packed.is_dir() else package.parents[1] / "hls"
 
 
-def source_hash(*folders: str) -> str:
-    """SHA-256 over names and bytes of the sources in these folders of `kernel_root`."""
+def source_hash(*folders: str, root: Path | None = None) -> str:
+    """SHA-256 over names and bytes of the sources in these folders of `root`, or `kernel_root`."""
     digest = hashlib.sha256()
     for folder in folders:
-        for path in sorted((kernel_root() / folder).rglob("*")):
+        for path in sorted(((root or kernel_root()) / folder).rglob("*")):
             if path.suffix in (".hpp", ".h", ".cpp"):
                 digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

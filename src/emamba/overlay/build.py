@@ -80,15 +80,18 @@ class _Step:
         return digest.hexdigest()
 
 
-def build_overlay(package: Package, preset: str, out: Path, tools: Tools | None = None) -> Path:
+def build_overlay(
+    package: Package, preset: str, out: Path, tools: Tools | None = None, tap: str | None = None
+) -> Path:
     """Build the bitstream of `package` folded by `preset` below `out`; returns its manifest.
 
-    Raises `OverlayError` where a tool is missing or fails, `ReportError` or `ManifestError` where
-    its reports are not understood, and what `export_hls` raises.
+    With `tap`, a stream's name, it answers with that stage's tokens. Raises `OverlayError` where a
+    tool is missing or fails, `ReportError` or `ManifestError` where its reports are not understood,
+    and what `export_hls` raises.
     """
     tools, out = tools or Tools(), out.resolve()
     export = out / "export"
-    record = export_hls(package, preset, export)
+    record = export_hls(package, preset, export, tap)
     (export / "hls_config.cfg").write_text(hls_config(export, kernel_root()))
     tools.say(f"export: {export}")
     hls_command, vivado = _find_tools(tools, export)

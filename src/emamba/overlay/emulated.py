@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from emamba.export.interface import INTERFACE
+from emamba.export.pipeline import find_tap
 from emamba.export.presets import preset
 from emamba.export.sources import source_hash
 from emamba.fixed import IntegerModel
@@ -19,12 +20,17 @@ __all__ = ["emulated_overlay"]
 _DATA = b"Emulated: nothing to configure a device from.\n".ljust(64, b"\0")
 
 
-def emulated_overlay(model: IntegerModel, preset_name: str, folder: Path) -> OverlayFolder:
+def emulated_overlay(
+    model: IntegerModel, preset_name: str, folder: Path, tap: str | None = None
+) -> OverlayFolder:
     """Write and open an overlay for models of `model`'s config hash, folded as `preset_name`.
 
-    Raises `PresetError` for an unknown preset.
+    With `tap`, a stream's name, it answers with that stage's tokens. Raises `PresetError` for an
+    unknown preset, `TapError` for an unknown stream.
     """
     preset(preset_name, model.config)
+    if tap is not None:
+        find_tap(tap, model.config)
     folder.mkdir(parents=True, exist_ok=True)
     bit = bitstream_bytes("emamba;emulated", INTERFACE.part, "2026/01/01", "00:00:00", _DATA)
     (folder / "emamba.bit").write_bytes(bit)
@@ -37,6 +43,7 @@ def emulated_overlay(model: IntegerModel, preset_name: str, folder: Path) -> Ove
         "interface_version": INTERFACE.version,
         "config_hash": model.config_hash,
         "preset": preset_name,
+        "tap": tap,
         "kernel_source_sha256": source_hash("include"),
         "clock_hz": INTERFACE.clock_hz,
         "obtained": {"clock_hz": "the interface's, modelled"},

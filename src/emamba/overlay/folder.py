@@ -41,6 +41,12 @@ class OverlayFolder:
     def emulated(self) -> bool:
         return bool(self.manifest.get("emulated", False))
 
+    @property
+    def tap(self) -> str | None:
+        """The stream that the kernel answers with, for debugging; None if that is outputs."""
+        tap = self.manifest.get("tap")
+        return None if tap is None else str(tap)
+
 
 def open_overlay(folder: Path) -> OverlayFolder:
     """The overlay in `folder`.

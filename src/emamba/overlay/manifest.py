@@ -61,7 +61,7 @@ class Reports:
 
 def manifest(export: Mapping[str, Any], reports: Reports, folder: Path) -> dict[str, Any]:
     """The manifest of `emamba.bit` and `emamba.hwh` in `folder`; `export` is `export.json`."""
-    kept = ("package", "package_sha256", "config_hash", "preset", "kernel_source_sha256")
+    kept = ("package", "package_sha256", "config_hash", "preset", "tap", "kernel_source_sha256")
     return {
         "schema_version": SCHEMA_VERSION,
         "board": "zcu102",
@@ -145,6 +145,7 @@ def baseline(document: Mapping[str, Any]) -> dict[str, Any]:
     figures = _figures(document)
     return {
         "preset": document["preset"],
+        "tap": document.get("tap"),
         "config_hash": document["config_hash"],
         "tools": document["tools"],
         "figures": {
@@ -168,11 +169,11 @@ def drift(base: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
 
     Raises `ManifestError` if the two are of different kernels.
     """
-    for name in ("preset", "config_hash"):
-        if base[name] != document[name]:
+    for name in ("preset", "tap", "config_hash"):
+        if base.get(name) != document.get(name):
             raise ManifestError(
-                f"baseline and build must have one {name}, but have {base[name]!r} and "
-                f"{document[name]!r}; compare with the baseline of the same kernel"
+                f"baseline and build must have one {name}, but have {base.get(name)!r} and "
+                f"{document.get(name)!r}; compare with the baseline of the same kernel"
             )
     figures = _figures(document)
     sentences = []

@@ -34,7 +34,10 @@ def hostile() -> str:
 
 @pytest.fixture
 def full(request_for, bench, altered, hostile) -> Report:
-    """A report with everything in it: differences, missing frames, stages, energy, temperatures."""
+    """A report with everything in it: differences, missing frames, stages, energy, temperatures.
+
+    The stage that differs is made up: what is looked for is another test's.
+    """
 
     class Meter:
         watts = iter((1.0, 1.5))
@@ -56,7 +59,11 @@ def full(request_for, bench, altered, hostile) -> Report:
         "faults": lambda: {hostile: 12_345},
         "temperatures": lambda: {hostile: 51.5},
     }
-    return verify(request, bench(altered(alter, hostile), **world))
+    report = verify(request, bench(altered(alter, hostile), **world))
+    place = {"frame": 100, "stage": hostile, "index": 617, "expected": -118, "got": 119}
+    found = [schema.Localised(stream=hostile, differing=1024, **place)]
+    comparison = report.comparison.model_copy(update={"localised": found})
+    return report.model_copy(update={"comparison": comparison})
 
 
 @pytest.fixture
@@ -109,8 +116,9 @@ def summary_figures(report: Report) -> list[str]:
     """The numbers that a reader of the JSON would look for."""
     comparison = report.comparison
     figures = [f"{comparison.mismatches:,}", f"{comparison.compared:,}", f"{comparison.missing:,}"]
-    for found in comparison.first:
-        figures += map(str, (found.frame, found.output, found.expected, found.got))
+    for found in (*comparison.first, *comparison.localised):
+        figures += map(str, (found.frame, found.index, found.expected, found.got))
+        figures.append(str(found.differing))
     for errors in (report.accuracy.engine, report.accuracy.mirror):
         figures += [centimetres(e) for e in (errors.mae_cm, errors.rmse_cm)] if errors else []
     for row in report.speed.rows:

@@ -61,18 +61,18 @@ def test_one_wrong_bit_is_found_and_named(request_for, bench, altered, frames, p
         outputs[5, 41] ^= 1
         return outputs
 
-    report = verify(request_for(), bench(altered(at_call(2, flip))))
+    report = verify(request_for(hint="look there"), bench(altered(at_call(2, flip))))
     expected = int(Mirror(package.model).run(frames.batch[21:22])[0, 41])
     assert (report.verdict, report.exit_code) == ("different", 1)
     assert report.comparison.mismatches == 1
     (found,) = report.comparison.first
-    assert (found.frame, found.stage, found.output) == (210, "output", 41)
-    assert (found.expected, found.got, found.differing_outputs) == (expected, expected ^ 1, 1)
+    assert (found.frame, found.stage, found.index) == (210, "output", 41)
+    assert (found.expected, found.got, found.differing) == (expected, expected ^ 1, 1)
     assert found.asked_again == "right"
     assert [(cell.column, cell.output, cell.frames) for cell in report.comparison.map.cells] == [
         (21, 41, 1)
     ]
-    assert "--tap" in report.comparison.localise
+    assert report.comparison.localise == "look there"
 
 
 def test_a_wrong_kernel_repeats_itself(request_for, bench, altered):
@@ -85,7 +85,7 @@ def test_a_wrong_kernel_repeats_itself(request_for, bench, altered):
     assert comparison.mismatches == 60
     assert [found.frame for found in comparison.first] == [0, 10, 20, 30, 40]
     assert {found.asked_again for found in comparison.first} == {"same"}
-    assert {found.differing_outputs for found in comparison.first} == {2}
+    assert {found.differing for found in comparison.first} == {2}
 
 
 @pytest.mark.parametrize(
