@@ -101,7 +101,7 @@ class Ours:
         answer = packed(outputs, output_words(self._model.config))
         self._device.finish(self._model, frames.tobytes(), answer.tobytes())
         slot = self._driver._slots[0]
-        slot.answers[: len(batch)] = answer.view(np.int16).reshape(len(batch), -1)
+        slot.received_rows[: len(batch)] = answer.view(np.int16).reshape(len(batch), -1)
 
     def run(self, batch: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
         return self._driver.infer(batch).outputs

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from board.parts import Opened, frames_of, open_driver
 from emamba.export.interface import INTERFACE
 from emamba.overlay import open_overlay
 from emamba.package import Package
-from emamba_service.board.ports import BoardFault
+from emamba_service.board.driver import BoardDriver
+from emamba_service.board.ports import BoardFault, Ports
 
 DMA = INTERFACE.window("axi_dma_0").base
 KERNEL = INTERFACE.window(INTERFACE.kernel).base
@@ -82,6 +85,51 @@ def test_the_next_transfer_is_sent_while_the_kernel_computes(
     assert len(sent) == len(starts) == len(done) == 3
     # Sent after the start before, and before that one's end was seen.
     assert starts[0] < sent[1] < done[0] < starts[1] < sent[2] < done[1]
+
+
+class Said(dict[int, int]):
+    """Registers that say what they are given to say, and keep what is written apart."""
+
+    def __init__(self, said: dict[int, int]) -> None:
+        super().__init__(said)
+        self.written: list[tuple[int, int]] = []
+
+    def __missing__(self, word: int) -> int:
+        return 0
+
+    def __setitem__(self, word: int, value: int) -> None:
+        self.written.append((word, value))
+
+
+@dataclass
+class Memory:
+    """A buffer at any address."""
+
+    address: int
+    words: npt.NDArray[np.uint64]
+
+    def flush(self, nbytes: int) -> None: ...
+
+    def invalidate(self, nbytes: int) -> None: ...
+
+
+def test_addresses_beyond_4_gib_are_written_whole_and_only_when_they_change(mars: Package) -> None:
+    # Sent and received of the first pair, then of the second.
+    addresses = iter([0x3_0000_0000, 0x1000, 0x3_0001_0000, 0x2000])
+    dma = Said({1: 0x2, 13: 0x2})
+    ports = Ports(
+        kernel=Said({0: 0b1110}),
+        dma=dma,
+        allocate=lambda words: Memory(next(addresses), np.zeros(words, np.uint64)),
+    )
+    driver = BoardDriver(ports, mars.model.config, 1, 1.0)
+    driver.reset()
+    dma.written.clear()
+    with pytest.raises(BoardFault, match="the kernel must take the frames that were sent"):
+        driver.infer(frames_of(mars.model, 2))
+    sent = [(word, value) for word, value in dma.written if word in (6, 7)]
+    assert sent == [(6, 0), (7, 3), (6, 0x1_0000)]
+    assert [word for word, _ in dma.written if word == 12 + 7] == []
 
 
 @pytest.mark.parametrize("interrupts", [True, False])

@@ -64,3 +64,14 @@ def test_the_run_record_is_the_shipped_packages() -> None:
     record = json.loads((ROOT / "docs" / "results" / name).read_text())
     assert record["test"]["mirror"] == package.accuracy["mirror"]
     assert record["git_revision"] == package.provenance["git_revision"]
+
+
+def test_the_drivers_cost_is_the_benchs() -> None:
+    rows = json.loads((ROOT / "docs" / "results" / "driver.json").read_text())["rows"]
+    page = (ROOT / "docs" / "emulator.md").read_text()
+    for row in rows:
+        costs = (f"{row[name]:,.1f} us" for name in ("driver_us", "pynq_us", "guard_every_us"))
+        assert f"| {row['batch']} | {' | '.join(costs)} |" in page
+    first = rows[0]
+    readme = f"{first['driver_us']:.1f} us; pynq's own DMA class {first['pynq_us']:.1f} us"
+    assert readme in (ROOT / "README.md").read_text()

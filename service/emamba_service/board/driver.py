@@ -55,12 +55,16 @@ class Inference:
 
 @dataclass
 class _Slot:
-    """One pair of buffers as frames, and what its present transfer holds."""
+    """One pair of buffers as frames, and what its present transfer holds.
+
+    `packets` is the host's own memory: that of the board may be slow to read.
+    """
 
     sent: Buffer
     received: Buffer
     packets: npt.NDArray[np.int8]
-    answers: npt.NDArray[np.int16]
+    sent_rows: npt.NDArray[np.int8]
+    received_rows: npt.NDArray[np.int16]
     frames: int = 0
     input_crc: int = 0
     answer_crc: int = 0
@@ -91,7 +95,9 @@ class BoardDriver:
         self._timeout_s = timeout_s
         self._slots = tuple(self._slot() for _ in range(2))
         self._image: Buffer | None = None
+        # What the registers hold, which keep it from call to call.
         self._arguments: dict[str, int] = {}
+        self._high = {_SEND: -1, _RECEIVE: -1}
         self._kernel, self._dma, self._clock = ports.kernel, ports.dma, ports.clock
 
     def start(self, config_hash: str) -> None:
@@ -125,7 +131,7 @@ class BoardDriver:
         self._dma[_RECEIVE + _CONTROL] = _RUN | (_IOC | _ERROR_IRQ if self._ports.interrupt else 0)
         self._wait(lambda: not self._dma_bits(_STATUS, _HALTED), "the DMA's start", watched=False)
         for channel in (_SEND, _RECEIVE):
-            self._dma[channel + _ADDRESS_HIGH] = 0
+            self._dma[channel + _ADDRESS_HIGH] = self._high[channel] = 0
         self._arguments.clear()
 
     def _dma_bits(self, register: int, bits: int) -> int:
@@ -206,6 +212,7 @@ class BoardDriver:
         flat = frames.reshape(len(frames), -1)
         packets[:, : flat.shape[1]] = flat
         slot.input_crc = zlib.crc32(packets.data)
+        slot.sent_rows[: len(frames)] = packets
         slot.sent.flush(packets.nbytes)
         result.stages_s["pack"] += time.perf_counter() - begin
 
@@ -248,8 +255,9 @@ class BoardDriver:
         """The answer out of device memory, if it is the one that the kernel gave."""
         begin = time.perf_counter()
         slot = self._slots[index % 2]
-        answers = slot.answers[: slot.frames]
-        slot.received.invalidate(answers.nbytes)
+        received = slot.received_rows[: slot.frames]
+        slot.received.invalidate(received.nbytes)
+        answers = received.copy()
         crc = zlib.crc32(answers.data)
         _check_crc("answer_crc", crc, slot.answer_crc, "the kernel's answer must arrive unchanged")
         result.outputs[part] = answers[:, self._lanes]
@@ -260,14 +268,14 @@ class BoardDriver:
         self._wait(lambda: self._is_channel_idle(_SEND), "the sending DMA")
 
     def _program(self, channel: int, buffer: Buffer, nbytes: int) -> None:
-        address = buffer.address
-        self._dma[channel + _ADDRESS] = address & 0xFFFF_FFFF
-        if address >> 32:
-            self._dma[channel + _ADDRESS_HIGH] = address >> 32
+        high, low = divmod(buffer.address, 1 << 32)
+        self._dma[channel + _ADDRESS] = low
+        if self._high[channel] != high:
+            self._dma[channel + _ADDRESS_HIGH] = self._high[channel] = high
         self._dma[channel + _LENGTH] = nbytes
 
     def _argue(self, name: str, value: int) -> None:
-        """Write an argument, which keeps its value from call to call."""
+        """Write an argument, unless the register holds it."""
         if self._arguments.get(name) != value:
             self._kernel[_REGISTER[name]] = value
             self._arguments[name] = value
@@ -336,13 +344,9 @@ class BoardDriver:
     def _slot(self) -> _Slot:
         sent = self._allocate(self._capacity * self._frame_words)
         received = self._allocate(self._capacity * self._answer_words)
-        sent.words[:] = 0
-        return _Slot(
-            sent,
-            received,
-            sent.words.view(np.int8).reshape(self._capacity, -1),
-            received.words.view(np.int16).reshape(self._capacity, -1),
-        )
+        sent_rows = sent.words.view(np.int8).reshape(self._capacity, -1)
+        received_rows = received.words.view(np.int16).reshape(self._capacity, -1)
+        return _Slot(sent, received, np.zeros_like(sent_rows), sent_rows, received_rows)
 
     def _allocate(self, words: int) -> Buffer:
         try:
