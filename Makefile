@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 WITH_PYNQ := service/scripts/with_pynq.sh
+EMULATOR_OPTIONS = $(if $(PORT),--port $(PORT)) $(if $(FAULTS),--emulator-faults $(FAULTS))
 PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
 
 .PHONY: serve emulator test lint verify-kernels verify-board overlay wheels bench train-env format clean
@@ -11,8 +12,7 @@ serve: .venv/serve.stamp
 	$(BIN)/emamba-service $(if $(PORT),--port $(PORT))
 
 emulator:
-	$(WITH_PYNQ) $(PYTHON) "" emamba-service --engine emulator $(if $(PORT),--port $(PORT)) \
-		$(if $(FAULTS),--emulator-faults $(FAULTS))
+	exec $(WITH_PYNQ) $(PYTHON) "" emamba-service --engine emulator $(EMULATOR_OPTIONS)
 
 test: lint
 	$(BIN)/pytest

@@ -254,7 +254,13 @@ class Service:
         if not fraction or not checked:
             return None
         folder = ReproducerFolder(self._settings.shadow_folder or default_folder())
-        shadow = ShadowChecker(fraction, folder, self.metrics, self._shadow_source)
+        shadow = ShadowChecker(
+            fraction,
+            folder,
+            self.metrics,
+            self._shadow_source,
+            options=_reproduce_options(self._settings),
+        )
         shadow.start(checked)
         return shadow
 
@@ -267,6 +273,14 @@ class Service:
         if self._draining:
             return NotReadyError("the service is stopping; send the request to another instance")
         return NotReadyError("the service has not loaded its models yet; try again after 1 s")
+
+
+def _reproduce_options(settings: Settings) -> list[str]:
+    """What `emamba-service reproduce` must be told, from whatever folder it is called."""
+    options = ["--models", str(settings.models.absolute())]
+    if settings.overlay is not None:
+        options += ["--overlay", str(settings.overlay.absolute())]
+    return options
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:

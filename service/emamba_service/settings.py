@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from emamba_service.emulator import KINDS, parse
 from emamba_service.telemetry.sampler import LEAST_INTERVAL_S
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
 ]
 
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+EngineName = Literal["auto", "native", "mirror", "board", "emulator"]
 Guard = Literal["every", "canary", "none"]
+Preset = Literal["fast", "small"]
 Fallback = Literal["native", "none"]
 
 
@@ -40,7 +43,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
-    engine: str = Field(
+    engine: EngineName = Field(
         "auto",
         description="Engine that computes the models: native, mirror, board or emulator; "
         "auto takes native where it opens, mirror otherwise.",
@@ -75,10 +78,13 @@ class Settings(BaseSettings):
         None, description="Folder of the overlay: bitstream, hand-off and manifest.json."
     )
     guard: Guard = Field(
-        "every", description="What checks each answer of a board or emulator before it leaves."
+        "every",
+        description="What checks each answer of a board or emulator before it leaves: every, "
+        "canary or none (docs/emulator.md).",
     )
     fallback: Fallback = Field(
-        "native", description="Who answers once a board is beyond recovery; none answers 503."
+        "native",
+        description="Who answers once a board is beyond recovery: native, or none, which is 503.",
     )
     transfer_frames: int = Field(
         256, ge=1, le=4096, description="Most frames of one transfer to a board."
@@ -90,13 +96,17 @@ class Settings(BaseSettings):
         Path("/run/lock/emamba-board.lock"),
         description="File whose lock makes this process the only one to drive the board.",
     )
-    emulator_preset: str = Field(
-        "fast", min_length=1, description="Folding of the emulated kernel."
+    emulator_preset: Preset = Field(
+        "fast", description="Folding of the emulated kernel: fast or small."
     )
     emulator_faults: str = Field(
         "",
         description="Faults that the emulator makes, comma-separated kind:rate or kind@after "
         "(docs/emulator.md).",
+        json_schema_extra={
+            "must_be": "comma-separated kind:rate, kind@after or kind:rate@after with a rate above "
+            f"0 and at most 1, after a whole number, and kind one of {', '.join(KINDS)}"
+        },
     )
     sysfs: Path = Field(
         Path("/sys"), description="Where power rails and temperatures are read from."
@@ -123,6 +133,12 @@ class Settings(BaseSettings):
         False, description="Whether a mismatch ends readiness until the service is started anew."
     )
 
+    @field_validator("emulator_faults")
+    @classmethod
+    def _known_faults(cls, value: str) -> str:
+        parse(value)
+        return value
+
     @field_validator("power_interval_s")
     @classmethod
     def _independent_readings(cls, value: float) -> float:
@@ -146,7 +162,7 @@ def default_text(setting: str) -> str:
     default = Settings.model_fields[setting].default
     if isinstance(default, bool):
         return str(default).lower()
-    return "none" if default in (None, "") else str(default)
+    return "not set" if default in (None, "") else str(default)
 
 
 def load_settings(given: dict[str, str]) -> Settings:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import logging
 import platform
 import random
+import shlex
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -85,7 +86,8 @@ class ShadowChecker:
     """Compares answers with the mirror's, bit for bit, on a thread of its own.
 
     `fraction` of the calls of `offer` are checked, chosen by `source`; answers that the mirror
-    itself has computed never are. `first` is the first mismatch, if there was one.
+    itself has computed never are. `first` is the first mismatch, if there was one. `options` are
+    those with which `emamba-service reproduce` finds what this service has opened.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class ShadowChecker:
         metrics: Metrics,
         source: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
+        options: Sequence[str] = (),
     ) -> None:
         source = source or random.Random()
         self.first: Mismatch | None = None
@@ -102,6 +105,7 @@ class ShadowChecker:
         self._folder = folder
         self._metrics = metrics
         self._clock = clock
+        self._options = options
         self._frames = random.Random(source.random())
         self._draw = source.random
         self._queue: SimpleQueue[_Answered | None] = SimpleQueue()
@@ -115,9 +119,11 @@ class ShadowChecker:
     def start(self, models: Iterable[LoadedModel]) -> None:
         """Begin with counts of zero for `models`; warns where mismatches could not be kept."""
         for model in models:
+            labels = (model.package.name, model.package.version)
             for result in get_args(Result):
-                labels = (result, model.package.name, model.package.version)
-                self._metrics.shadow_checks.labels(*labels)
+                self._metrics.shadow_checks.labels(result, *labels)
+            for result in ("match", "mismatch"):
+                self._metrics.shadow_frames.labels(result, *labels)
         if not self._folder.writable():
             _log.warning(
                 "%s must be a folder to write to, but is not: mismatches of shadow checks will be "
@@ -247,11 +253,14 @@ class ShadowChecker:
             return
         try:
             path = self._folder.save(_reproducer(answered, mismatch, chosen, mirror))
-            kept = f"try it again with: emamba-service reproduce {path}"
+            command = shlex.join(["emamba-service", "reproduce", str(path), *self._options])
+            kept = f"try it again with: {command}"
         except OSError as error:
             kept = f"not kept: {error.filename}: {error.strerror}"
         except ReproducerError as error:
             kept = f"not kept: {error}"
+        if number == LOGGED:
+            kept += f"; further ones are logged at {2 * LOGGED}, {4 * LOGGED}, ..."
         _log.error(
             "mismatch %d: %s; %d of the %d frames checked of %d differ; %s",
             *(number, mismatch, mismatch.frames, mismatch.checked, mismatch.total, kept),

@@ -12,7 +12,8 @@ import typer
 from emamba.engines import Engine, EngineError, MirrorEngine
 from emamba.package import Package, PackageError
 from emamba.tasks.mars import JOINTS
-from emamba_service.board.engines import open_engine_for
+from emamba_service.board.bare import BareBoard
+from emamba_service.board.engines import open_bare_for
 from emamba_service.models import load_version
 from emamba_service.options import fail, with_settings
 from emamba_service.settings import Settings, SettingsError, load_settings
@@ -34,9 +35,10 @@ def reproduce(
 ) -> None:
     """Run a mismatch's engine and the mirror again, and say which bits differ today.
 
-    Without --engine it is the one that computed the answer; guard and fallback are off, so that
-    the bits are its own. Exit code: 0 where every run agrees with the mirror, 1 where one differs,
-    2 for wrong usage or what cannot be read, 3 where the engine does not open or fails.
+    Without --engine it is the one that computed the answer. Guard and fallback are off, and a board
+    opens even if its golden frames come out wrong, so that the bits are its own. Exit code: 0 where
+    every run agrees with the mirror, 1 where one differs, 2 for wrong usage, a wrong setting or
+    what cannot be read, 3 where the engine does not open or fails.
     """
     try:
         reproducer = Reproducer.load(file)
@@ -44,7 +46,7 @@ def reproduce(
         about = reproducer.about
         package = load_version(settings.models, about["model"], about["version"])
         _check_shape(file, reproducer, package)
-        engine = open_engine_for(settings)(settings.engine, package.model)
+        engine = open_bare_for(settings)(settings.engine, package.model)
     except (SettingsError, ReproducerError, PackageError) as error:
         fail(str(error), _USAGE)
     except EngineError as error:
@@ -81,7 +83,9 @@ def _check_shape(file: Path, reproducer: Reproducer, package: Package) -> None:
         )
 
 
-def _compare(reproducer: Reproducer, package: Package, engine: Engine, runs: int) -> bool:
+def _compare(
+    reproducer: Reproducer, package: Package, engine: Engine | BareBoard, runs: int
+) -> bool:
     """Print what each run gives; whether one of them differs from the mirror."""
     about = reproducer.about
     typer.echo(
@@ -102,7 +106,8 @@ def _compare(reproducer: Reproducer, package: Package, engine: Engine, runs: int
     typer.echo(f"engine {engine.info.name}: {engine.info.description}")
     differing = 0
     for run in range(runs):
-        differing += _show(f"run {run + 1} of {runs}", expected, engine.run(reproducer.batch))
+        got = engine.record(reproducer.batch).outputs
+        differing += _show(f"run {run + 1} of {runs}", expected, got)
     outcome = "differs from the mirror" if differing else "gives the mirror's integers"
     typer.echo(
         f"engine {engine.info.name} {outcome} in {differing or runs} of {runs} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -54,6 +55,13 @@ class Reproducer:
         )
         return archive.getvalue()
 
+    def digest(self) -> str:
+        """A SHA-256 of what makes two of them one mismatch: model, engine, frames and answers."""
+        named = [self.about[key] for key in ("model", "version", "package_sha256", "engine")]
+        text = json.dumps([named, self.batch.shape])
+        parts = (text.encode(), self.batch.tobytes(), self.got.tobytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
     @staticmethod
     def load(path: Path) -> Reproducer:
         """Read and check an archive; raises `ReproducerError`."""
@@ -74,7 +82,8 @@ class Reproducer:
 class ReproducerFolder:
     """Where a process keeps its first mismatches, readable by its user only.
 
-    Those are the telling ones: after `max_files` or `max_bytes` of its own, nothing more is kept.
+    Those are the telling ones: each is kept once, and after `max_files` or `max_bytes` of its own
+    nothing more is.
     Files of earlier processes are deleted, oldest first, until all of them are within the limits.
     """
 
@@ -85,6 +94,7 @@ class ReproducerFolder:
         self._max_files = max_files
         self._max_bytes = max_bytes
         self._own: dict[Path, int] = {}
+        self._kept: dict[str, Path] = {}
 
     def writable(self) -> bool:
         """Whether the folder, or what it would be made in, can be written to."""
@@ -93,6 +103,10 @@ class ReproducerFolder:
 
     def save(self, reproducer: Reproducer) -> Path:
         """The file it is kept in; raises `OSError`, or `ReproducerError` past the limits."""
+        digest = reproducer.digest()
+        kept = self._kept.get(digest)
+        if kept is not None and kept.exists():
+            return kept
         content = reproducer.to_bytes()
         if len(self._own) == self._max_files:
             raise ReproducerError(f"this process has kept its first {self._max_files}")
@@ -105,6 +119,7 @@ class ReproducerFolder:
         path = self.folder.absolute() / name
         _write_whole(path, content)
         self._own[path] = len(content)
+        self._kept[digest] = path
         return path
 
     def _make_room(self, size: int) -> None:
@@ -152,9 +167,11 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         # Not the path: NumPy leaves its file open where the archive is damaged.
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
+            whole = zipfile.is_zipfile(file)
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False) if whole else None
             if not isinstance(archive, NpzFile):
-                raise _foreign(path, "it is no archive")
+                raise _foreign(path, "it is no .npz, or no whole one")
             return {name: archive[name] for name in (*_ARRAYS, "about")}
     except OSError as error:
         raise ReproducerError(f"{path}: {error.strerror or error}") from error
@@ -177,4 +194,4 @@ def _about(path: Path, text: str) -> dict[str, Any]:
 
 
 def _foreign(path: Path, reason: str) -> ReproducerError:
-    return ReproducerError(f"{path}: must be a reproducer of a shadow check, but {reason}")
+    return ReproducerError(f"{path}: must be an .npz that a shadow check has kept, but {reason}")

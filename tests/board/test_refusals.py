@@ -48,12 +48,6 @@ def refusal(name: str, model: IntegerModel, **settings: Any) -> str:
     return str(caught.value)
 
 
-def test_an_unknown_engine_is_refused(model: IntegerModel) -> None:
-    assert refusal("gpu", model) == (
-        "engine must be one of auto, native, mirror, board, emulator; not 'gpu'"
-    )
-
-
 def test_a_board_needs_an_overlay(model: IntegerModel) -> None:
     assert refusal("board", model) == (
         "board: an overlay must be named, but is not; build one with make overlay and name its "
@@ -108,8 +102,8 @@ def test_without_pynq_the_extra_is_named(
     model: IntegerModel, real_overlay: Path, name: str
 ) -> None:
     assert refusal(name, model, overlay=real_overlay) == (
-        "pynq must be installed, but is not; pip install 'emamba-service[board]', or on a PYNQ "
-        "image deploy/board/install.sh (docs/board.md); --engine native needs no board"
+        f"{name}: pynq must be installed, but is not; pip install 'emamba-service[board]', or on "
+        "a PYNQ image deploy/board/install.sh (docs/board.md); --engine native needs no board"
     )
 
 
@@ -236,12 +230,6 @@ def test_metadata_of_another_design_is_refused(
         "pynq must find axi_dma_0 at 0xa0000000, but finds it at 0x80000000; "
         "is its metadata cache another design's?"
     )
-
-
-def test_wrong_faults_are_refused(model: IntegerModel) -> None:
-    says = refusal("emulator", model, emulator_faults="rain:1")
-    assert says.startswith("--emulator-faults (EMAMBA_EMULATOR_FAULTS): faults must be comma-separ")
-    assert says.endswith("not 'rain:1'")
 
 
 def test_importing_the_service_imports_no_pynq() -> None:

@@ -117,8 +117,9 @@ def test_serving_refuses_a_tapped_overlay(mars: Package, tmp_path: Path, name: s
     with pytest.raises(EngineError) as caught:
         open_engine_for(Settings(overlay=overlay))(name, mars.model)
     assert str(caught.value) == (
-        f"the overlay {overlay} must answer with outputs, but answers with the stream u_0; name "
-        "one built without --tap: what answers with a stream is for emamba-service verify alone"
+        f"{name}: the overlay {overlay} must answer with outputs, but answers with the stream u_0; "
+        "name one built without --tap: what answers with a stream is for emamba-service verify "
+        "alone"
     )
 
 

@@ -75,3 +75,12 @@ def test_the_drivers_cost_is_the_benchs() -> None:
     first = rows[0]
     readme = f"{first['driver_us']:.1f} us; pynq's own DMA class {first['pynq_us']:.1f} us"
     assert readme in (ROOT / "README.md").read_text()
+
+
+def test_the_image_has_every_folder_that_the_wheel_takes() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    section = project.split("[tool.hatch.build.targets.wheel.force-include]")[1].split("[tool")[0]
+    taken = {path.split("/")[0] for path in re.findall(r'^"(.+?)" =', section, re.MULTILINE)}
+    dockerfile = (ROOT / "service" / "Dockerfile").read_text()
+    assert taken == {"hls", "overlays"}
+    assert taken <= set(re.findall(r"^COPY (\w+) ", dockerfile, re.MULTILINE))

@@ -17,7 +17,7 @@ from emamba_service.shadow_files import Reproducer
 
 
 class WrongEngine(MirrorEngine):
-    """Gets two bits of one output wrong in every second run."""
+    """Opened as `native`: gets two bits of one output wrong in every second run."""
 
     def __init__(self, model: IntegerModel) -> None:
         super().__init__(model)
@@ -25,7 +25,7 @@ class WrongEngine(MirrorEngine):
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo("wrong", "wrong every second time")
+        return EngineInfo("native", "wrong every second time")
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         outputs = super().run(batch)
@@ -35,12 +35,12 @@ class WrongEngine(MirrorEngine):
         return outputs
 
     def record(self, batch: np.ndarray) -> Recorded:
-        return Recorded(self.run(batch), "wrong")
+        return Recorded(self.run(batch), "native")
 
 
 @pytest.fixture(autouse=True)
 def _with_wrong_engine(monkeypatch):
-    monkeypatch.setitem(ENGINES, "wrong", WrongEngine)
+    monkeypatch.setitem(ENGINES, "native", WrongEngine)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def package(models_dir) -> Package:
 
 @pytest.fixture
 def kept(package) -> Reproducer:
-    """Output 20 of frame 0 was wrong in bits 1 and 2, as computed by engine `wrong`."""
+    """Output 20 of frame 0 was wrong in bits 1 and 2, as computed by engine `native`."""
     batch = np.random.default_rng(0).integers(-99, 99, (2, 8, 8, 5)).astype(np.int8)
     expected = MirrorEngine(package.model).run(batch)
     got = expected.copy()
@@ -59,7 +59,7 @@ def kept(package) -> Reproducer:
         "model": "mars",
         "version": "10",
         "package_sha256": package.sha256,
-        "engine": "wrong",
+        "engine": "native",
         "time": "2031-01-02T03:04:05+00:00",
         "service": "9.9",
     }
@@ -79,7 +79,7 @@ def reproduce(models_dir, tmp_path):
     return run
 
 
-HEAD = "mars 10, found 2031-01-02T03:04:05+00:00 on engine wrong by emamba-service 9.9"
+HEAD = "mars 10, found 2031-01-02T03:04:05+00:00 on engine native by emamba-service 9.9"
 
 
 def difference(kept: Reproducer, what: str) -> list[str]:
@@ -97,11 +97,11 @@ def test_engine_that_is_wrong_again_is_told_bit_by_bit(reproduce, kept):
         HEAD,
         *difference(kept, "then"),
         "mirror today: gives what it gave then",
-        "engine wrong: wrong every second time",
+        "engine native: wrong every second time",
         "run 1 of 3: no output differs",
         *difference(kept, "run 2 of 3"),
         "run 3 of 3: no output differs",
-        "engine wrong differs from the mirror in 1 of 3 runs today",
+        "engine native differs from the mirror in 1 of 3 runs today",
     ]
 
 
@@ -110,12 +110,12 @@ def test_engine_that_agrees_today_exits_with_0(reproduce, kept):
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-2:] == [
         "run 1 of 1: no output differs",
-        "engine wrong gives the mirror's integers in 1 of 1 run today",
+        "engine native gives the mirror's integers in 1 of 1 run today",
     ]
 
 
 def test_engine_is_that_of_the_option_not_of_the_environment(reproduce, kept):
-    assert "engine wrong gives" in reproduce(kept, EMAMBA_ENGINE="mirror").stdout
+    assert "engine native gives" in reproduce(kept, EMAMBA_ENGINE="mirror").stdout
     assert "engine mirror gives" in reproduce(kept, "--engine", "mirror").stdout
 
 
@@ -136,9 +136,9 @@ def refused(result, code: int, reason: str) -> None:
 
 
 def test_engine_that_does_not_open_exits_with_3(reproduce, kept):
-    result = reproduce(kept, "--engine", "abacus")
+    result = reproduce(kept, "--engine", "board")
     assert result.exit_code == 3
-    assert result.stderr.startswith("emamba-service: engine must be one of auto, ")
+    assert result.stderr.startswith("emamba-service: board: an overlay must be named, but is not; ")
 
 
 def test_version_that_is_not_there_is_refused(reproduce, kept, models_dir):
@@ -156,12 +156,32 @@ def test_frames_of_another_shape_are_refused(reproduce, kept, tmp_path):
     )
 
 
-def test_wrong_setting_is_refused(reproduce, kept):
-    refused(
-        reproduce(kept, "--transfer-frames", "0"),
-        2,
-        "--transfer-frames (EMAMBA_TRANSFER_FRAMES): must be an integer in 1..4096, but is '0'",
-    )
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            ("--engine", "foo"),
+            "--engine (EMAMBA_ENGINE): must be one of auto, native, mirror, board, emulator, "
+            "but is 'foo'",
+        ),
+        (
+            ("--emulator-preset", "huge"),
+            "--emulator-preset (EMAMBA_EMULATOR_PRESET): must be one of fast, small, but is 'huge'",
+        ),
+        (
+            ("--transfer-frames", "0"),
+            "--transfer-frames (EMAMBA_TRANSFER_FRAMES): must be an integer in 1..4096, but is '0'",
+        ),
+    ],
+)
+def test_wrong_setting_is_refused(reproduce, kept, options, reason):
+    refused(reproduce(kept, *options), 2, reason)
+
+
+def test_faults_that_nobody_knows_are_refused(reproduce, kept):
+    result = reproduce(kept, EMAMBA_EMULATOR_FAULTS="foo:1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--emulator-faults (EMAMBA_EMULATOR_FAULTS): must be " in result.stderr
 
 
 def broken(kept: Reproducer, path: Path, kind: str) -> None:
@@ -193,9 +213,18 @@ def broken(kept: Reproducer, path: Path, kind: str) -> None:
     ("kind", "reason"),
     [
         ("missing", "No such file or directory"),
-        ("text", ": must be a reproducer of a shadow check, but "),
-        ("one array", ": must be a reproducer of a shadow check, but it is no archive"),
-        ("half", ": must be a reproducer of a shadow check, but File is not a zip file"),
+        (
+            "text",
+            ": must be an .npz that a shadow check has kept, but it is no .npz, or no whole one",
+        ),
+        (
+            "one array",
+            ": must be an .npz that a shadow check has kept, but it is no .npz, or no whole one",
+        ),
+        (
+            "half",
+            ": must be an .npz that a shadow check has kept, but it is no .npz, or no whole one",
+        ),
         ("no got", "but an array is missing (got is not a file in the archive)"),
         ("floats", "but got must be int16, not float64"),
         ("pickled", "but Object arrays cannot be loaded when allow_pickle=False"),

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import stat
 import tempfile
 import threading
@@ -71,7 +72,7 @@ def test_answers_that_match_are_counted(shadowed, points, tmp_path, caplog):
         check_count(service, matches=2)
         assert service.sample("emamba_shadow_checks_total", result="match", **MARS) == 2
         assert service.sample("emamba_shadow_frames_total", result="match", **MARS) == 4
-        assert service.sample("emamba_shadow_frames_total", result="mismatch", **MARS) is None
+        assert service.sample("emamba_shadow_frames_total", result="mismatch", **MARS) == 0
     assert not (tmp_path / "kept").exists()
     assert caplog.text == ""
 
@@ -143,7 +144,7 @@ def test_mismatch_is_counted_logged_and_kept(shadowed, engines, models_dir, tmp_
     assert (record.levelname, record.getMessage()) == (
         "ERROR",
         f"mismatch 1: {first}; 2 of the 3 frames checked of 3 differ; "
-        f"try it again with: emamba-service reproduce {path}",
+        f"try it again with: emamba-service reproduce {path} --models {models_dir}",
     )
     kept = Reproducer.load(path)
     np.testing.assert_array_equal(kept.batch, batch)
@@ -233,16 +234,54 @@ def test_folder_that_cannot_be_written_is_said_at_the_start_and_at_the_mismatch(
     assert caplog.records[1].getMessage().endswith(f"not kept: {folder}: Not a directory")
 
 
+def test_command_of_the_log_names_models_and_overlay_for_a_shell(
+    shadowed, engines, points, models_dir, tmp_path, caplog, monkeypatch
+):
+    linked = tmp_path / "all models"
+    linked.symlink_to(models_dir)
+    monkeypatch.chdir(tmp_path)
+    overlay = Path("an overlay")
+    with shadowed(models=Path(linked.name), overlay=overlay) as service:
+        engines.latest.flips = {(0, 0): 1}
+        service.pose({"points": points})
+        check_count(service, mismatches=1)
+    _, command = caplog.records[0].getMessage().split("try it again with: ")
+    (path,) = (tmp_path / "kept").iterdir()
+    assert shlex.split(command) == [
+        *("emamba-service", "reproduce", str(path)),
+        *("--models", str(linked), "--overlay", str(tmp_path / overlay)),
+    ]
+
+
+def test_same_mismatch_is_kept_once(shadowed, engines, points, tmp_path, caplog):
+    with shadowed() as service:
+        engines.latest.flips = {(0, 0): 1}
+        for _ in range(3):
+            service.pose({"points": points})
+        check_count(service, mismatches=3)
+        engines.latest.flips = {(0, 0): 2}
+        service.pose({"points": points})
+        check_count(service, mismatches=4)
+    paths = [record.getMessage().split()[-3] for record in caplog.records]
+    assert paths[0] == paths[1] == paths[2] != paths[3]
+    assert {*map(Path, paths)} == {*(tmp_path / "kept").iterdir()}
+
+
 def test_mismatches_beyond_the_first_are_logged_ever_more_rarely(
-    shadowed, engines, points, tmp_path, caplog
+    shadowed, engines, tmp_path, caplog
 ):
     with shadowed() as service:
         engines.latest.flips = {(0, 0): 1}
-        for _ in range(39):
-            service.pose({"points": points})
+        for features in maps_of([[0.1, 1.8, 0.3, 0.0, 30.0]], 39).tolist():
+            service.pose({"features": features})
         check_count(service, mismatches=39)
     numbers = [int(record.getMessage().split()[1].rstrip(":")) for record in caplog.records]
     assert numbers == [*range(1, 17), 32]
+    further = [
+        record.getMessage().endswith("further ones are logged at 32, 64, ...")
+        for record in caplog.records
+    ]
+    assert further == [number == 16 for number in numbers]
     assert caplog.records[-1].getMessage().endswith("not kept: this process has kept its first 16")
     assert len(list((tmp_path / "kept").iterdir())) == 16
 
@@ -408,10 +447,10 @@ def test_earlier_files_make_room_oldest_first_and_own_ones_stay(tmp_path):
     folder = ReproducerFolder(tmp_path, 4)
     own = []
     for left in (3, 2, 1, 0):
-        own.append(folder.save(reproducer()))
+        own.append(folder.save(reproducer(seed=left)))
         assert set(tmp_path.iterdir()) == {*earlier[:left], *own, other}
     with pytest.raises(ReproducerError, match=r"^this process has kept its first 4$"):
-        folder.save(reproducer())
+        folder.save(reproducer(seed=4))
     assert set(tmp_path.iterdir()) == {*own, other}
 
 
@@ -421,10 +460,28 @@ def test_bytes_are_bounded_too(tmp_path):
     folder = ReproducerFolder(tmp_path, max_bytes=2 * size)
     own = [folder.save(reproducer())]
     assert set(tmp_path.iterdir()) == {earlier, *own}
-    own.append(folder.save(reproducer()))
+    own.append(folder.save(reproducer(seed=1)))
     assert set(tmp_path.iterdir()) == set(own)
     with pytest.raises(ReproducerError, match=f"^this process has kept its {2 * size} bytes$"):
-        folder.save(reproducer())
+        folder.save(reproducer(seed=2))
+
+
+def test_what_is_kept_already_is_not_kept_again_unless_it_is_gone(tmp_path):
+    folder = ReproducerFolder(tmp_path, 2)
+    first, other = folder.save(reproducer()), folder.save(reproducer(seed=1))
+    later = reproducer().about | {"time": "y"}
+    again = Reproducer(**vars(reproducer()) | {"about": later})
+    assert folder.save(again) == first
+    assert set(tmp_path.iterdir()) == {first, other}
+    first.unlink()
+    with pytest.raises(ReproducerError, match=r"^this process has kept its first 2$"):
+        folder.save(again)
+
+
+@pytest.mark.parametrize("key", ["model", "version", "package_sha256", "engine"])
+def test_mismatch_of_another_model_or_engine_is_another(key):
+    one = reproducer()
+    assert Reproducer(**vars(one) | {"about": one.about | {key: "z"}}).digest() != one.digest()
 
 
 def test_default_folder_is_in_the_users_states(monkeypatch, tmp_path):

@@ -74,12 +74,18 @@ class Board:
     """
 
     def __init__(
-        self, host: Host, first: Loadable, limits: Limits, report: Report = lambda event, what: None
+        self,
+        host: Host,
+        first: Loadable,
+        limits: Limits,
+        report: Report = lambda event, what: None,
+        name: str = "board",
     ) -> None:
         self._host = host
         self._first = first
         self._limits = limits
         self._report = report
+        self._name = name
         self._lock = threading.Lock()
         self._loaded: Loadable | None = None
         self._driver: BoardDriver | None = None
@@ -171,7 +177,7 @@ class Board:
                 self._note(error)
             else:
                 self._report("mended", name)
-                _log.warning("board: mended by %s", name)
+                _log.warning("%s: mended by %s", self._name, name)
                 self._status = EngineStatus()
                 return
         self._retire()
@@ -181,14 +187,14 @@ class Board:
         kind = error.kind if isinstance(error, BoardFault) else "configuration"
         self._report("fault", kind)
         self._status = EngineStatus("recovering", str(error))
-        _log.warning("board: %s: %s", kind, error)
+        _log.warning("%s: %s: %s", self._name, kind, error)
 
     def _retire(self) -> None:
         """Give up for now; a thread tries again."""
         self._driver = None
         reason = f"the board is out of use: {self._status.reason}"
         self._status = EngineStatus("failed", reason)
-        _log.error("board: %s", reason)
+        _log.error("%s: %s", self._name, reason)
         if self._mender is None:
             self._mender = threading.Thread(
                 target=self._mend_later, name="emamba-board-mender", daemon=True
@@ -210,11 +216,11 @@ class Board:
             self._configure(self._first)
         except (BoardFault, BoardError) as error:
             self._driver = None
-            _log.warning("board: still out of use: %s", error)
+            _log.warning("%s: still out of use: %s", self._name, error)
         else:
             self._status = EngineStatus()
             self._report("mended", "return")
-            _log.warning("board: in use again")
+            _log.warning("%s: in use again", self._name)
 
     def _reset(self, loadable: Loadable) -> None:
         """Reset the DMA and load the weights anew, if the kernel waits for a call."""
@@ -263,7 +269,11 @@ class Board:
 
 def _test(driver: BoardDriver, loadable: Loadable) -> None:
     """Raise `BoardFault` unless golden frames come out as the mirror's."""
-    if not np.array_equal(driver.infer(loadable.frames).outputs, loadable.expected):
+    try:
+        outputs = driver.infer(loadable.frames).outputs
+    except BoardFault as fault:
+        raise BoardFault(fault.kind, f"golden frames after loading: {fault}") from fault
+    if not np.array_equal(outputs, loadable.expected):
         raise BoardFault(
             "wrong-answer", "golden frames must give the mirror's integers, but do not"
         )

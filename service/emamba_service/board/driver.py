@@ -234,7 +234,7 @@ class BoardDriver:
     def _finish(self, index: int, result: Inference) -> None:
         """Wait for the answer; its registers are read before another call may change them."""
         slot = self._slots[index % 2]
-        self._wait(self._is_done, f"{slot.frames} frames")
+        self._wait(self._is_done, f"{slot.frames} frame{'s' * (slot.frames != 1)}")
         self._wait(lambda: self._is_channel_idle(_RECEIVE), "the receiving DMA")
         waited_s = self._clock.now() - slot.started_at
         if self._ports.interrupt:

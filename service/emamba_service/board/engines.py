@@ -13,7 +13,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter
 
 from emamba.compiler import Compiler, NativeError, cache_folder
-from emamba.engines import ENGINES, Engine, EngineError, EngineInfo, open_engine
+from emamba.engines import Engine, EngineError, EngineInfo, open_engine
 from emamba.export.image import ImageError
 from emamba.export.pipeline import TapError
 from emamba.export.presets import PresetError
@@ -58,10 +58,10 @@ def open_engine_for(settings: Settings, registry: CollectorRegistry | None = Non
 
     def open_named(name: str, model: IntegerModel) -> Engine:
         if name not in BOARD_ENGINES:
-            return _open_without_board(name, model)
+            return open_engine(name, model)
         try:
             return boards.open(name, model)
-        except _REFUSALS as error:
+        except (EngineError, *_REFUSALS) as error:
             raise EngineError(f"{name}: {error}") from error
 
     return open_named
@@ -79,23 +79,16 @@ def open_bare_for(
 
     def open_named(name: str, model: IntegerModel) -> Engine | BareBoard:
         if name not in BOARD_ENGINES:
-            return _open_without_board(name, model)
+            return open_engine(name, model)
         try:
             with ExitStack() as stack:
                 loadable = Loadable(model, tap, tested=False)
                 board = _open_board(name, settings, loadable, report, stack)
-                return BareBoard(board, loadable, _INFOS[name], stack.pop_all().close)
-        except _REFUSALS as error:
+                return BareBoard(board, loadable, _info(name, settings), stack.pop_all().close)
+        except (EngineError, *_REFUSALS) as error:
             raise EngineError(f"{name}: {error}") from error
 
     return open_named
-
-
-def _open_without_board(name: str, model: IntegerModel) -> Engine:
-    if name not in ("auto", *ENGINES):
-        known = ", ".join(("auto", *ENGINES, *BOARD_ENGINES))
-        raise EngineError(f"engine must be one of {known}; not {name!r}")
-    return open_engine(name, model)
 
 
 def _reporter(registry: CollectorRegistry) -> Report:
@@ -144,7 +137,7 @@ class _Boards:
         return BoardEngine(
             shared.board,
             loadable,
-            _INFOS[name],
+            _info(name, self._settings),
             _deputy(model),
             guard=self._settings.guard,
             falls_back=self._settings.fallback != "none",
@@ -160,10 +153,12 @@ class _Boards:
                 shared.stack.close()
 
 
-_INFOS = {
-    "board": EngineInfo("board", "the overlay's kernel on this board's programmable logic"),
-    "emulator": EngineInfo("emulator", "an emulated ZCU102 under pynq; its times are modelled"),
-}
+def _info(name: str, settings: Settings) -> EngineInfo:
+    if name == "board":
+        return EngineInfo(name, "the overlay's kernel on this board's programmable logic")
+    faults = settings.emulator_faults
+    injected = f"; it makes faults: {faults}" if faults else ""
+    return EngineInfo(name, f"an emulated ZCU102 under pynq; its times are modelled{injected}")
 
 
 def _open_board(
@@ -173,7 +168,7 @@ def _open_board(
     opened = _open_emulator if name == "emulator" else _open_real
     host = opened(settings, loadable, stack)
     limits = Limits(settings.transfer_frames, settings.transfer_timeout_s)
-    board = Board(host, loadable, limits, report)
+    board = Board(host, loadable, limits, report, name)
     stack.callback(board.close)
     return board
 
@@ -181,13 +176,13 @@ def _open_board(
 def _open_real(settings: Settings, loadable: Loadable, stack: ExitStack) -> Host:
     if settings.overlay is None:
         raise BoardError(
-            "board: an overlay must be named, but is not; build one with make overlay and name its "
+            "an overlay must be named, but is not; build one with make overlay and name its "
             "folder with --overlay or EMAMBA_OVERLAY, or use --engine emulator"
         )
     overlay = _fitting(settings.overlay, loadable)
     if overlay.emulated:
         raise BoardError(
-            f"board: {overlay.path} must hold a bitstream, but is an overlay for emulated boards; "
+            f"{overlay.path} must hold a bitstream, but is an overlay for emulated boards; "
             "build one with make overlay, or use --engine emulator"
         )
     check_board()
@@ -197,10 +192,6 @@ def _open_real(settings: Settings, loadable: Loadable, stack: ExitStack) -> Host
 
 def _open_emulator(settings: Settings, loadable: Loadable, stack: ExitStack) -> Host:
     model, tap = loadable.model, loadable.tap
-    try:
-        faults = parse(settings.emulator_faults)
-    except ValueError as error:
-        raise BoardError(f"--emulator-faults (EMAMBA_EMULATOR_FAULTS): {error}") from error
     check_pynq()
     if settings.overlay is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emamba-overlay-")))
@@ -212,7 +203,7 @@ def _open_emulator(settings: Settings, loadable: Loadable, stack: ExitStack) -> 
     )
     # Imports pynq, which not everyone has.
     emulated = importlib.import_module("emamba_service.emulator.device")
-    device = emulated.EmulatedDevice(library, faults)
+    device = emulated.EmulatedDevice(library, parse(settings.emulator_faults))
     stack.callback(device.close)
     return PynqHost(overlay, device, device.time)
 

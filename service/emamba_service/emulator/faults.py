@@ -121,7 +121,7 @@ class Faults:
         return plan.rate in (0, 1) or self.random.random() < plan.rate
 
 
-def parse(text: str, seed: int = 0) -> Faults:
+def parse(text: str, seed: int = 1) -> Faults:
     """The faults that a setting names, comma-separated `kind[:rate][@after]`; empty: none.
 
     `output_flip:0.01` strikes one answer in a hundred, `dma_hang@50` once, after 50 transfers,

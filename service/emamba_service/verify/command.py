@@ -86,8 +86,8 @@ def verify_command(
 ) -> None:
     """Compare an engine with the mirror, bit for bit; the exit code is the verdict.
 
-    0: all frames equal. 1: a frame differs or is missing. 2: wrong usage or unreadable input.
-    3: the engine failed before the end. 130: interrupted.
+    0: all frames equal. 1: a frame differs or is missing. 2: wrong usage, a wrong setting or
+    unreadable input. 3: the engine failed before the end. 130: interrupted.
     """
     given = {"engine": engine, "models": models, "default_model": model, "overlay": overlay}
     with _refusals(out):
@@ -232,7 +232,7 @@ def _engine_options(settings: Settings, tap: str | None) -> dict[str, str]:
         options["overlay_manifest_sha256"] = _sha256(settings.overlay / "manifest.json")
     if settings.engine == "emulator":
         options["emulator_preset"] = settings.emulator_preset
-        options["emulator_faults"] = settings.emulator_faults or "none"
+        options["emulator_faults"] = settings.emulator_faults or "not set"
     if tap is not None:
         options["tap"] = tap
     return options

@@ -16,6 +16,7 @@ __all__ = [
     "place_numbers",
     "utc",
     "watts",
+    "whose_speed",
 ]
 
 TITLES = {
@@ -72,6 +73,11 @@ def place_numbers(place: Place) -> tuple[str, ...]:
 def utc(moment: str) -> str:
     """A time of the report for people."""
     return moment.replace("T", " ").replace("+00:00", " UTC")
+
+
+def whose_speed(report: Report) -> str:
+    """What follows a rate or latency that is not of what the engine stands for; empty if it is."""
+    return ", emulated, on this CPU" if report.ran.engine.name == "emulator" else ""
 
 
 def facts(report: Report, hash_digits: int = 64) -> list[tuple[str, str]]:

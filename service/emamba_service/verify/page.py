@@ -17,6 +17,7 @@ from emamba_service.verify.figures import (
     place_numbers,
     utc,
     watts,
+    whose_speed,
 )
 from emamba_service.verify.schema import PoseErrors, Report
 from emamba_service.verify.svg import difference_map, joint_bars, latency_plot, rate_plot
@@ -123,10 +124,11 @@ def _cards(report: Report) -> str:
         cards.append((f"{centimetres(mae)} cm", f"MAE; RMSE {centimetres(rmse)} cm"))
     if rows:
         best = max(rows, key=lambda row: row.frames_per_s)
-        cards.append((per_second(best.frames_per_s), f"frames/s at batch {best.batch}"))
+        whose = whose_speed(report)
+        cards.append((per_second(best.frames_per_s), f"frames/s at batch {best.batch}{whose}"))
         least = rows[0]
         p50 = micros(least.latency_us["total"].p50)
-        cards.append((f"{p50} us", f"median at batch {least.batch}"))
+        cards.append((f"{p50} us", f"median at batch {least.batch}{whose}"))
     cells = "".join(
         f'<div class="card"><b>{escape(big)}</b><span>{escape(small)}</span></div>'
         for big, small in cards

@@ -49,7 +49,11 @@ def measure_speed(
             rows.append(_measure(subject, frames, batch, seconds))
         progress("measuring speed", len(batches), len(batches))
     except EngineStoppedError as error:
-        reason = f"engine {subject.name} stopped at batch {batches[len(rows)]}: {error}"
+        batch = batches[len(rows)]
+        reason = (
+            f"engine {subject.name} stopped while its speed was measured at {batch} "
+            f"{'frame' if batch == 1 else 'frames'} a call: {error}"
+        )
     stages = {stage for row in rows for stage in row.latency_us}
     return Speed(
         rows=rows,

@@ -22,6 +22,7 @@ from emamba_service.verify.figures import (
     per_second,
     place_numbers,
     watts,
+    whose_speed,
 )
 from emamba_service.verify.schema import Report
 
@@ -165,7 +166,7 @@ def _speed(report: Report) -> Table | None:
     if not speed.rows:
         return None
     table = _table(
-        "Latency of a call (us) and throughput",
+        f"Latency of a call (us) and throughput{whose_speed(report)}",
         *("stage", "batch", "p50", "p90", "p99", "max", "calls", "frames/s"),
     )
     for row in speed.rows:

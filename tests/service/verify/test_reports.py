@@ -168,6 +168,16 @@ def test_terminal_says_the_verdict_first_and_last(equal, full):
     assert "not measured: no power rails found" in text_of(equal)
 
 
+@pytest.mark.parametrize(("name", "shown"), [("mirror", 0), ("emulator", 2)])
+def test_speed_of_an_emulated_board_is_told_from_a_boards(request_for, bench, altered, name, shown):
+    report = verify(request_for(), bench(altered(name=name)))
+    tiles = [text for text in parsed(report).texts if re.match("(frames/s|median) at batch", text)]
+    assert len(tiles) == 2
+    assert sum(tile.endswith(", emulated, on this CPU") for tile in tiles) == shown
+    title = "Latency of a call (us) and throughput"
+    assert (f"{title}, emulated, on this CPU" in text_of(report)) == bool(shown)
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_terminal_lines_keep_to_the_width(full, width):
     assert max(map(len, text_of(full, width).splitlines())) <= width

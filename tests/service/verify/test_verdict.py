@@ -164,8 +164,9 @@ def test_an_engine_that_stops_under_measurement_is_incomplete(request_for, bench
     report = verify(request_for(), bench(altered(fails_from(CALLS + 2, EngineError("lost")))))
     assert report.exit_code == 3
     assert report.comparison.compared == 60
-    assert report.speed.reason == "engine mirror stopped at batch 1: lost"
-    assert report.summary.startswith("All 60 frames equal the mirror, bit for bit; ")
+    reason = "engine mirror stopped while its speed was measured at 1 frame a call: lost"
+    assert report.speed.reason == reason
+    assert report.summary == f"All 60 frames equal the mirror, bit for bit; {reason}."
 
 
 def test_a_difference_stays_one_when_the_engine_stops(request_for, bench, altered):

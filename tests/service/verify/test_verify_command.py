@@ -110,10 +110,37 @@ def test_folder_of_another_run_ends_with_2(models_dir, tmp_path):
     assert "choose another folder with --out" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("engine", "env", "reason"),
+    [
+        (
+            "foo",
+            {},
+            "--engine (EMAMBA_ENGINE): must be one of auto, native, mirror, board, emulator, "
+            "but is 'foo'",
+        ),
+        (
+            "emulator",
+            {"EMAMBA_EMULATOR_FAULTS": "foo:1"},
+            "--emulator-faults (EMAMBA_EMULATOR_FAULTS): must be ",
+        ),
+        (
+            "emulator",
+            {"EMAMBA_EMULATOR_PRESET": "huge"},
+            "--emulator-preset (EMAMBA_EMULATOR_PRESET): must be one of fast, small, but is 'huge'",
+        ),
+    ],
+)
+def test_settings_with_wrong_values_end_with_2(models_dir, engine, env, reason):
+    result = run(models_dir, engine=engine, **env)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert reason in result.stderr
+
+
 def test_engine_that_does_not_open_ends_with_3(models_dir):
-    result = run(models_dir, engine="abacus")
-    assert result.exit_code == 3
-    assert "engine must be one of" in result.stderr
+    result = run(models_dir, engine="board")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "board: an overlay must be named, but is not" in result.stderr
 
 
 def test_interrupt_ends_with_130_and_the_same_command_goes_on(models_dir, data, tmp_path):
