@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emamba.config import ModelConfig
-from emamba.export import kernel_files
+from emamba.export import kernel_sources
 from emamba.export.folding import Folding
 from emamba.export.image import image_crc, weights_image
 from emamba.export.sources import kernel_root
@@ -61,7 +61,7 @@ def compile_kernel(
 ) -> Path:
     """A C simulation as a shared library; equal requests share one in this process's folder."""
     root = root or kernel_root()
-    files = kernel_files(model, folding)
+    files = kernel_sources(model.config, folding)
     if vendor:
         flags = (*_VENDOR_FLAGS, f"-isystem{_vendor_headers()}")
     key = hashlib.sha256(repr((sorted(files.items()), flags, optimise, str(root))).encode())

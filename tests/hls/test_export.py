@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import csim
-from emamba.export import export_hls, kernel_files
+from emamba.export import export_hls, kernel_sources
 from emamba.export.image import ImageError, image_crc, weights_image
 from emamba.export.presets import PRESETS, preset
 from emamba.fixed import IntegerModel
@@ -37,8 +37,8 @@ def emamba(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_checked_in_kernels_are_what_export_writes(mars: Package, name: str) -> None:
-    folder = ROOT / "hls" / "generated" / f"mars-{name}"
-    for path, text in kernel_files(mars.model, preset(name, mars.model.config)).items():
+    folder, config = ROOT / "hls" / "generated" / f"mars-{name}", mars.model.config
+    for path, text in kernel_sources(config, preset(name, config)).items():
         assert (folder / path).read_text() == text, f"run emamba export hls --preset {name}"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import csim
-from emamba.export import kernel_files
+from emamba.export import kernel_sources
 from emamba.export.golden import golden_vectors
 from emamba.export.image import weights_image
 from emamba.export.presets import preset
@@ -92,7 +92,7 @@ def build(models: Sequence[IntegerModel], root: Path, folder: Path) -> list[list
     """
     (folder / "emamba").mkdir(parents=True)
     folding = preset("fast", models[0].config)
-    for name, text in kernel_files(models[0], folding).items():
+    for name, text in kernel_sources(models[0].config, folding).items():
         (folder / name).write_text(text)
     program = folder / "testbench"
     csim.run_compiler(

@@ -21,14 +21,9 @@ from emamba.export.timing import CLOCK_HZ, fifo_depths, pipeline_depths, simulat
 from emamba.fixed import IntegerModel
 from emamba.package import Package
 
-__all__ = ["export_hls", "kernel_files", "kernel_sources"]
+__all__ = ["export_hls", "kernel_sources"]
 
 _RESOURCES = ("dsp", "lut", "ff", "bram36")
-
-
-def kernel_files(model: IntegerModel, folding: Folding, tap: str | None = None) -> dict[str, str]:
-    """The generated sources of a kernel for `model`, as `kernel_sources` of its sizes."""
-    return kernel_sources(model.config, folding, tap)
 
 
 def kernel_sources(config: ModelConfig, folding: Folding, tap: str | None = None) -> dict[str, str]:
@@ -57,7 +52,9 @@ def export_hls(
     model = package.model
     folding = preset(preset_name, model.config)
     image = weights_image(model)
-    files = {name: text.encode() for name, text in kernel_files(model, folding, tap).items()}
+    files = {
+        name: text.encode() for name, text in kernel_sources(model.config, folding, tap).items()
+    }
     files["weights.bin"] = image.astype("<u8").tobytes()
     files["golden.bin"] = golden_vectors(model)
     record = {
