@@ -224,9 +224,7 @@ class Board:
 
     def _reset(self, loadable: Loadable) -> None:
         """Reset the DMA and load the weights anew, if the kernel waits for a call."""
-        driver = self._driver
-        if driver is None:
-            raise BoardFault("configuration", "the board must be configured, but is not")
+        driver = self._configured()
         self._loaded = None
         driver.reset()
         if not driver.is_idle():
@@ -251,12 +249,15 @@ class Board:
 
     def _holding(self, loadable: Loadable) -> BoardDriver:
         """The driver, with the weights of `loadable` in the kernel."""
-        driver = self._driver
-        if driver is None:
-            raise BoardFault("configuration", "the board must be configured, but is not")
+        driver = self._configured()
         if self._loaded is not loadable:
             self._load(driver, loadable)
         return driver
+
+    def _configured(self) -> BoardDriver:
+        if self._driver is None:
+            raise BoardFault("configuration", "the board must be configured, but is not")
+        return self._driver
 
     def _load(self, driver: BoardDriver, loadable: Loadable) -> None:
         """Load weights, and compute frames whose answers are known."""

@@ -103,9 +103,8 @@ class BoardDriver:
     def start(self, config_hash: str) -> None:
         """Set the DMA going and check who the kernel is; `config_hash` is the model's."""
         self.reset()
-        self._argue("command", COMMANDS["clear"])
-        self._kernel[_CTRL] = _START
-        self._wait(self._is_done, "the kernel's first call")
+        # Registers say 0 until a first call has ended.
+        self.clear()
         version = self._read("interface_version")
         if version != INTERFACE.version:
             raise BoardFault(
@@ -147,7 +146,7 @@ class BoardDriver:
         """Forget the kernel's sticky errors."""
         self._argue("command", COMMANDS["clear"])
         self._kernel[_CTRL] = _START
-        self._wait(self._is_done, "clear")
+        self._wait(self._is_done, "the call clear")
 
     def load(self, image: npt.NDArray[np.uint64], crc: int) -> None:
         """Load a weights image, and check that the kernel holds it: `crc` is the image's CRC-32."""
@@ -163,11 +162,7 @@ class BoardDriver:
         self._wait_sent()
         self._check_errors()
         found = self._read("weights_crc")
-        if found != crc:
-            raise BoardFault(
-                "transport",
-                f"register weights_crc must be {crc:08x} after loading, but is {found:08x}",
-            )
+        _check_crc("weights_crc", crc, found, "the kernel must hold the image that was sent")
 
     def infer(
         self, batch: npt.NDArray[np.int8], meanwhile: Callable[[], None] | None = None

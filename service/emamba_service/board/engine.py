@@ -95,18 +95,18 @@ class BoardEngine:
 
         def compute() -> None:
             nonlocal guard_s
+            # A second attempt has its expectation already.
+            if expected:
+                return
             begin = time.perf_counter()
             expected.append(self._deputy.run(batch))
-            guard_s += time.perf_counter() - begin
+            guard_s = time.perf_counter() - begin
 
         def check(outputs: npt.NDArray[np.int16]) -> None:
-            if not expected:
-                compute()
+            compute()
             _compare(outputs, expected[0], self._deputy.info.name)
 
-        # A second attempt has its expectation already.
-        meanwhile = lambda: None if expected else compute()  # noqa: E731
-        result = self._board.infer(self._loadable, batch, check, meanwhile)
+        result = self._board.infer(self._loadable, batch, check, meanwhile=compute)
         return Recorded(result.outputs, self._info.name, result.stages_s | {"guard": guard_s})
 
     def _with_canary(self, batch: npt.NDArray[np.int8]) -> Recorded:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +59,8 @@ def open_engine_for(settings: Settings, registry: CollectorRegistry | None = Non
     def open_named(name: str, model: IntegerModel) -> Engine:
         if name not in BOARD_ENGINES:
             return open_engine(name, model)
-        try:
+        with _refusing(name):
             return boards.open(name, model)
-        except (EngineError, *_REFUSALS) as error:
-            raise EngineError(f"{name}: {error}") from error
 
     return open_named
 
@@ -80,15 +78,21 @@ def open_bare_for(
     def open_named(name: str, model: IntegerModel) -> Engine | BareBoard:
         if name not in BOARD_ENGINES:
             return open_engine(name, model)
-        try:
-            with ExitStack() as stack:
-                loadable = Loadable(model, tap, tested=False)
-                board = _open_board(name, settings, loadable, report, stack)
-                return BareBoard(board, loadable, _info(name, settings), stack.pop_all().close)
-        except (EngineError, *_REFUSALS) as error:
-            raise EngineError(f"{name}: {error}") from error
+        with _refusing(name), ExitStack() as stack:
+            loadable = Loadable(model, tap, tested=False)
+            board = _open_board(name, settings, loadable, report, stack)
+            return BareBoard(board, loadable, _info(name, settings), stack.pop_all().close)
 
     return open_named
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Whatever a board's engine is refused for as an `EngineError` that names the engine."""
+    try:
+        yield
+    except (EngineError, *_REFUSALS) as error:
+        raise EngineError(f"{name}: {error}") from error
 
 
 def _reporter(registry: CollectorRegistry) -> Report:
