@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import httpx
 import typer
@@ -38,6 +38,13 @@ app = typer.Typer(
 )
 
 Url = Annotated[str, typer.Option(help="Address of the service.")]
+Token = Annotated[
+    Optional[str],  # noqa: UP045 - evaluated by Typer
+    typer.Option(
+        envvar="EMAMBA_TOKEN",
+        help="Bearer token of a service that demands one; the environment keeps it out of ps.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -80,6 +87,7 @@ def pose(
         ),
     ],
     url: Url = DEFAULT_URL,
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the joints of the frames in FILE, in metres.
@@ -89,7 +97,7 @@ def pose(
     """
     with _sentences():
         asked = read_frames(file, _stdin)
-        with _client(context, url, asked.model, asked.version) as client:
+        with _client(context, url, token, asked.model, asked.version) as client:
             result = _ask(client, asked)
     if as_json:
         _print_json(result.raw)
@@ -102,6 +110,7 @@ def replay_sample(
     context: typer.Context,
     *,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     hz: Annotated[float, typer.Option(min=0.01, max=1000, help="Frames per second.")] = 10,
     count: Annotated[
         int | None, typer.Option(min=1, help="How many frames; all of the sample if not given.")
@@ -121,7 +130,7 @@ def replay_sample(
         raise typer.BadParameter(str(error)) from error
     world = _world(context)
     show, summary = render.Replay(Console(), as_json), Summary()
-    with _sentences(), _client(context, url) as client:
+    with _sentences(), _client(context, url, token) as client:
         steps = replay(
             client,
             frames,
@@ -134,9 +143,14 @@ def replay_sample(
 
 
 @app.command()
-def models(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def models(
+    context: typer.Context,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
     """List the models the service holds."""
-    with _sentences(), _client(context, url) as client:
+    with _sentences(), _client(context, url, token) as client:
         found = client.models()
     if as_json:
         _print_json({"models": [model.raw for model in found]})
@@ -178,15 +192,25 @@ def _world(context: typer.Context) -> World:
 
 
 def _client(
-    context: typer.Context, url: str, model: str | None = None, version: str | None = None
+    context: typer.Context,
+    url: str,
+    token: str | None,
+    model: str | None = None,
+    version: str | None = None,
 ) -> Client:
     world = _world(context)
     try:
         return Client(
-            url, model=model, version=version, transport=world.transport, sleep=world.sleep
+            url,
+            model=model,
+            version=version,
+            token=token,
+            transport=world.transport,
+            sleep=world.sleep,
         )
-    except (ValueError, ImportError) as error:  # a bad address; a proxy httpx cannot use
-        raise typer.BadParameter(str(error), param_hint="--url") from error
+    except (ValueError, ImportError) as error:  # a bad address or token; a proxy httpx cannot use
+        hint = "--token" if str(error).startswith("token ") else "--url"
+        raise typer.BadParameter(str(error), param_hint=hint) from error
 
 
 @contextmanager

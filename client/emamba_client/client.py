@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from numbers import Real
@@ -42,6 +43,7 @@ class _Core:
         *,
         model: str | None,
         version: str | None,
+        token: str | None,
         connect_timeout_s: float,
         read_timeout_s: float,
         retry: RetryPolicy | None,
@@ -51,6 +53,7 @@ class _Core:
         self.url = _checked_url(url)
         self._model = _checked_text("model", model)
         self._version = _checked_text("version", version)
+        self._token = _checked_token(token)
         self._timeout = httpx.Timeout(
             _checked_seconds("read_timeout_s", read_timeout_s),
             connect=_checked_seconds("connect_timeout_s", connect_timeout_s),
@@ -60,8 +63,10 @@ class _Core:
         self._jitter = jitter
 
     def _options(self) -> dict[str, Any]:
-        agent = {"User-Agent": f"emamba-client/{__version__}"}
-        return {"base_url": self.url, "timeout": self._timeout, "headers": agent}
+        headers = {"User-Agent": f"emamba-client/{__version__}"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        return {"base_url": self.url, "timeout": self._timeout, "headers": headers}
 
     def _attempts(self) -> Attempts:
         return Attempts(self._retry, self._clock, self._jitter)
@@ -75,8 +80,8 @@ class Client(_Core):
 
     Every method raises a `ClientError`; arguments that cannot be meant, such as a time-out of -1,
     raise `ValueError` here. `model` and `version` choose among the service's models and default to
-    its own choice. `transport`, `sleep`, `clock` and `jitter` stand between the
-    client and the world, so that tests can replace it.
+    its own choice; `token` is the bearer token of a service that demands one. `transport`, `sleep`,
+    `clock` and `jitter` stand between the client and the world, so that tests can replace it.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Client(_Core):
         *,
         model: str | None = None,
         version: str | None = None,
+        token: str | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         retry: RetryPolicy | None = None,
@@ -97,6 +103,7 @@ class Client(_Core):
             url,
             model=model,
             version=version,
+            token=token,
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
             retry=retry,
@@ -161,6 +168,7 @@ class AsyncClient(_Core):
         *,
         model: str | None = None,
         version: str | None = None,
+        token: str | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         retry: RetryPolicy | None = None,
@@ -173,6 +181,7 @@ class AsyncClient(_Core):
             url,
             model=model,
             version=version,
+            token=token,
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
             retry=retry,
@@ -243,6 +252,13 @@ def _checked_text(name: str, value: str | None) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise ValueError(f'{name} must be a string such as "1" or None, but is {value!r}')
+
+
+def _checked_token(token: str | None) -> str | None:
+    # The token itself is not repeated: messages end up in logs.
+    if token is None or (isinstance(token, str) and re.fullmatch(r"[\x21-\x7e]+", token)):
+        return token
+    raise ValueError("token must be printable ASCII characters without spaces, or None")
 
 
 def _checked_seconds(name: str, value: float) -> float:

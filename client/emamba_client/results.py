@@ -66,9 +66,9 @@ class Pose:
 class _Answer:
     """What every pose answer tells: who computed it, and how long each stage took.
 
-    `timing_us` maps parse, encode, engine, decode and total to microseconds; `engine_stages_us`
-    the parts of engine, empty for an engine that tells none. `raw` is the service's JSON as it
-    came.
+    `timing_us` maps preprocess, quantise, queue, engine, postprocess and total to microseconds;
+    `engine_stages_us` the parts of engine, empty for an engine that tells none. `raw` is the
+    service's JSON as it came.
     """
 
     model: str

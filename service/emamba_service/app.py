@@ -1,11 +1,11 @@
-"""The application: routes, and the life of what stands behind them."""
+"""The application: which route is answered by what."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -13,62 +13,58 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
 from emamba_service import __version__, errors, schemas
-from emamba_service.board.engines import open_engine_for
 from emamba_service.errors import (
-    NotReadyError,
     ServiceError,
-    UnsupportedEncodingError,
-    UnsupportedMediaTypeError,
+    UpgradeRequiredError,
     problem_for,
     problem_response,
     shortened,
 )
-from emamba_service.limits import Observer, RequestLimits
-from emamba_service.metrics import Metrics
-from emamba_service.models import EngineFactory, Models, load_models
-from emamba_service.pool import WorkerPool
-from emamba_service.pose import PosePipeline
+from emamba_service.limits import Limited, Observer, RequestLimits
+from emamba_service.logs import new_request_id, request_id, trace_parent
+from emamba_service.models import EngineFactory
+from emamba_service.protocols.classify import Classify
+from emamba_service.protocols.oip import Oip, add_oip_routes
+from emamba_service.protocols.oip.schema import InferRequest, infer_routes
+from emamba_service.protocols.pose import Pose
+from emamba_service.service import Service
 from emamba_service.settings import Settings
-from emamba_service.shadow import ShadowChecker
-from emamba_service.shadow_files import ReproducerFolder, default_folder
-from emamba_service.telemetry import Sampler, TelemetryCollector
+from emamba_service.web import Endpoint, Express, ExpressRoute
 
-__all__ = ["Service", "create_app"]
+__all__ = ["App", "create_app"]
 
 _LINKS = {
     "pose": "/v1/pose",
+    "stream": "/v1/pose/stream",
+    "streams": "/v1/streams",
+    "classify": "/v1/classify",
     "models": "/v1/models",
+    "oip": "/v2",
     "live": "/health/live",
     "ready": "/health/ready",
     "metrics": "/metrics",
     "openapi": "/openapi.json",
 }
-_EVERYWHERE = (
-    errors.MethodNotAllowedError,
-    errors.ReadTimeoutError,
-    errors.BodyTooLargeError,
-    errors.HeadersTooLargeError,
-    errors.InternalError,
-)
-_POSE_PROBLEMS = (
-    *_EVERYWHERE,
-    errors.NotJsonError,
-    errors.UnknownModelError,
-    errors.UnknownVersionError,
-    errors.UnsupportedMediaTypeError,
-    errors.UnsupportedEncodingError,
-    errors.InvalidRequestError,
-    errors.InvalidInputError,
-    errors.TooManyPointsError,
-    errors.TooManyFramesError,
-    errors.EngineFailedError,
-    errors.EngineAwayError,
-    errors.QueueFullError,
-    errors.NotReadyError,
-    errors.RequestTimeoutError,
-)
+# An API's answers are data: never sniffed for another type, never kept by a cache.
+_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
+
+class App(FastAPI):
+    """FastAPI, with an express way for inference requests beside its own."""
+
+    express: Express
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in {"http", "websocket"}:
+            _identify(scope)
+        if scope["type"] == "http" and (way := self.express.find(scope["path"])) is not None:
+            await way(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -77,128 +73,82 @@ def create_app(
     registry: CollectorRegistry | None = None,
     clock: Callable[[], float] = time.perf_counter,
     engine_factory: EngineFactory | None = None,
-    models: Models | None = None,
+    service: Service | None = None,
     shadow_source: random.Random | None = None,
-) -> FastAPI:
+) -> App:
     """The ASGI application.
 
-    Models are loaded when it starts (`PackageError` or `EngineError` then), unless `models` are
-    given. `clock` gives seconds and times stages and requests; `registry` takes the metrics, those
-    of the engines included; `shadow_source` chooses the requests that are checked. The `Service`
-    behind the routes is `app.state.service`.
+    Models are loaded when it starts (`PackageError` or `EngineError` then), unless a `service` that
+    has started is given; the other arguments are `Service`'s. It is `app.state.service`.
     """
-    metrics = Metrics(registry or CollectorRegistry())
-    service = Service(settings, metrics, clock, shadow_source)
+    behind = service or Service(
+        settings,
+        registry=registry,
+        clock=clock,
+        engine_factory=engine_factory,
+        shadow_source=shadow_source,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start(models or _load(settings, metrics.registry, engine_factory))
+        if service is None:
+            await behind.start()
         yield
-        service.stop()
+        await behind.stop()
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.service = service
-    app.openapi = lambda: schemas.openapi_document(app, settings)  # type: ignore[method-assign]
-    app.add_middleware(RequestLimits, settings=settings)
-    app.add_middleware(Observer, metrics=metrics, clock=clock)
-    app.add_exception_handler(ServiceError, service.problem)
-    app.add_exception_handler(HTTPException, service.problem)
-    _add_routes(app, service)
+    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    limits = RequestLimits(settings)
+    app.state.service = behind
+    app.openapi = lambda: _openapi(app, settings)  # type: ignore[method-assign]
+    app.express = Express(
+        [ExpressRoute(path, endpoint) for path, endpoint in _endpoints(behind).items()],
+        limits,
+        behind.admit,
+        behind.inference.check_room,
+        behind.observe,
+        behind.clock,
+        _HEADERS,
+    )
+    app.add_middleware(Limited, limits=limits)
+    app.add_middleware(
+        Observer, observe=behind.observe, clock=behind.clock, headers=_answer_headers
+    )
+    app.add_exception_handler(ServiceError, _problem)
+    app.add_exception_handler(HTTPException, _problem)
+    _add_routes(app, Routes(behind))
+    app.router.routes += [
+        WebSocketRoute("/v1/pose/stream", behind.streams.pose),
+        WebSocketRoute("/v1/pose/watch/{name}", behind.streams.watch),
+    ]
+    add_oip_routes(app, behind)
     return app
 
 
-def _load(
-    settings: Settings, registry: CollectorRegistry, engine_factory: EngineFactory | None
-) -> Models:
-    factory = engine_factory or open_engine_for(settings, registry)
-    return load_models(settings.models, settings.engine, settings.default_model, factory)
+class Routes:
+    """What FastAPI's routes of the service's own answer."""
 
-
-class Service:
-    """What the routes share, and the routes themselves."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        metrics: Metrics,
-        clock: Callable[[], float],
-        shadow_source: random.Random | None = None,
-    ) -> None:
-        self.metrics = metrics
-        self._settings = settings
-        self._clock = clock
-        self._shadow_source = shadow_source
-        self._shadow: ShadowChecker | None = None
-        self._telemetry = ExitStack()
-        self._stop_by_s = 0.0
-        self._models: Models | None = None
-        self._pipeline: PosePipeline | None = None
-        self._pool = WorkerPool(
-            settings.threads, settings.max_queue, settings.request_timeout_s, metrics.pending
-        )
-        self._draining = False
-
-    def start(self, models: Models) -> None:
-        """Serve `models`."""
-        self._models = models
-        self._shadow = self._shadow_of(models)
-        self._pipeline = PosePipeline(
-            models,
-            self.metrics,
-            self._clock,
-            self._settings.max_points,
-            self._settings.max_frames,
-            None if self._shadow is None else self._shadow.offer,
-        )
-        self.metrics.engine_states.models = models
-        self._measure()
-        for model in models:
-            package = model.package
-            self.metrics.models.labels(
-                package.name, package.version, model.engine.info.name, package.sha256
-            ).set(1)
-
-    def drain(self) -> None:
-        """Say not ready from now on; requests are still answered."""
-        if not self._draining:
-            self._stop_by_s = self._clock() + self._settings.drain_timeout_s
-        self._draining = True
-
-    def stop(self) -> None:
-        """Let running work and, in the time left, shadow checks end; close the engines."""
-        self.drain()
-        self._pipeline = None
-        self._pool.close()
-        self._telemetry.close()
-        if self._shadow is not None:
-            self._shadow.close(max(0.0, self._stop_by_s - self._clock()))
-        self.metrics.engine_states.models = ()
-        if self._models is not None:
-            self._models.close()
-
-    async def problem(self, request: Request, error: Exception) -> Response:
-        """The answer for an exception that a route has raised."""
-        problem = problem_for(error, request.url.path, request.method)
-        self.metrics.errors.labels(problem.kind).inc()
-        return problem_response(problem)
-
-    async def pose(self, request: Request) -> Response:
-        """Joints in metres for one frame or a batch of frames of radar points."""
-        _check_content(request)
-        pipeline = self._pipeline
-        if pipeline is None:
-            raise self._not_ready()
-        body = await request.body()
-        answer = await self._pool.run(pipeline.answer, body, self._clock())
-        return Response(answer, media_type="application/json")
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     async def list_models(self) -> Response:
         """Every loaded model and version."""
-        return _json({"models": [model.summary() for model in self._loaded()]})
+        self._service.inference.check_open()
+        return _json({"models": [model.summary() for model in self._service.models]})
 
     async def model(self, request: Request) -> Response:
         """The latest version of one model."""
-        return _json(self._loaded().get(request.path_params["name"]).summary())
+        name = request.path_params["name"]
+        return _json(self._service.inference.get(name).summary())
+
+    async def streams(self) -> Response:
+        """The streams that are published, with their viewers."""
+        return _json({"streams": self._service.streams.listing()})
+
+    async def plain_stream(self, request: Request) -> Response:
+        """426: a stream is a WebSocket."""
+        raise UpgradeRequiredError(
+            f"{shortened(request.url.path)} must be opened as a WebSocket, but came as plain HTTP"
+        )
 
     async def live(self) -> Response:
         """200 as long as the process answers at all."""
@@ -206,139 +156,90 @@ class Service:
 
     async def ready(self) -> Response:
         """200 while requests are welcome: every model's engine answers and nothing is stopping."""
-        if self._draining:
-            raise self._not_ready()
-        engines = [model.state() for model in self._loaded()]
-        report: dict[str, Any] = {"engines": engines}
-        if self._shadow is not None:
-            report["shadow"] = self._shadow.counts()
-        if reason := self._unready(engines):
-            raise NotReadyError(reason, **report)
-        return _json({"ready": True, **report})
+        return _json(self._service.readiness())
 
     async def show_metrics(self) -> Response:
         """Metrics in the Prometheus text format."""
-        content = generate_latest(self.metrics.registry)
+        content = generate_latest(self._service.metrics.registry)
         return Response(content, headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def index(self) -> Response:
         """What this is and where the routes are."""
         return _json({"service": "emamba-service", "version": __version__, "links": _LINKS})
 
-    def _unready(self, engines: list[dict[str, str]]) -> str | None:
-        """Why requests are not welcome, though models are loaded."""
-        for engine in engines:
-            if engine["state"] in {"recovering", "failed"}:
-                return (
-                    "engine {engine} of {model} {version} must be ready, but is {state}: {reason}"
-                ).format_map(engine)
-        first = self._shadow and self._shadow.first
-        if first and self._settings.shadow_trips_ready:
-            return f"a shadow check failed: {first}; see the log and start the service anew"
-        return None
 
-    def _measure(self) -> None:
-        """Show power and temperature in the metrics, where they are wanted and there are any."""
-        if not self._settings.power_interval_s:
-            return
-        sampler = Sampler(self._settings.sysfs, self._settings.power_interval_s)
-        collector = TelemetryCollector(sampler)
-        self._telemetry.enter_context(sampler)
-        self.metrics.registry.register(collector)
-        self._telemetry.callback(self.metrics.registry.unregister, collector)
-
-    def _shadow_of(self, models: Models) -> ShadowChecker | None:
-        """The running checker, if there is anything to check."""
-        fraction = self._settings.shadow_fraction
-        checked = [model for model in models if model.engine.info.name != "mirror"]
-        if not fraction or not checked:
-            return None
-        folder = ReproducerFolder(self._settings.shadow_folder or default_folder())
-        shadow = ShadowChecker(
-            fraction,
-            folder,
-            self.metrics,
-            self._shadow_source,
-            options=_reproduce_options(self._settings),
-        )
-        shadow.start(checked)
-        return shadow
-
-    def _loaded(self) -> Models:
-        if self._models is None:
-            raise self._not_ready()
-        return self._models
-
-    def _not_ready(self) -> NotReadyError:
-        if self._draining:
-            return NotReadyError("the service is stopping; send the request to another instance")
-        return NotReadyError("the service has not loaded its models yet; try again after 1 s")
+def _openapi(app: App, settings: Settings) -> dict[str, Any]:
+    described = [schemas.pose_route(), *infer_routes()]
+    return schemas.openapi_document(app, settings, described, [schemas.PoseRequest, InferRequest])
 
 
-def _reproduce_options(settings: Settings) -> list[str]:
-    """What `emamba-service reproduce` must be told, from whatever folder it is called."""
-    options = ["--models", str(settings.models.absolute())]
-    if settings.overlay is not None:
-        options += ["--overlay", str(settings.overlay.absolute())]
-    return options
+def _endpoints(service: Service) -> dict[str, Endpoint]:
+    """The routes on the express way, each for POST."""
+    inference, settings = service.inference, service.settings
+    oip = Oip(inference, settings)
+    return {
+        "/v1/pose": Pose(inference, settings).answer,
+        "/v1/classify": Classify(inference, settings).answer,
+        "/v2/models/{name}/infer": oip.infer,
+        "/v2/models/{name}/versions/{version}/infer": oip.infer,
+    }
 
 
-def _add_routes(app: FastAPI, service: Service) -> None:
-    def add(method: str, path: str, route: Any, answer: Any, *kinds: Any, **extra: Any) -> None:
-        app.add_api_route(
-            path,
-            route,
-            methods=[method],
-            response_class=Response,
-            responses={200: answer, **schemas.problem_answers(*kinds)},
-            **extra,
-        )
-        if method == "GET":
-            app.add_api_route(path, route, methods=["HEAD"], include_in_schema=False)
+def _identify(scope: Scope) -> None:
+    """Give a request its id and its place in a trace, for log lines and the answer."""
+    given = parent = None
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+        elif name == b"traceparent":
+            parent = value.decode("latin-1")
+    identity = new_request_id(given)
+    scope.setdefault("state", {})["request_id"] = identity
+    request_id.set(identity)
+    trace_parent.set(parent)
+
+
+def _answer_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """What every answer off the express way has besides its own."""
+    return [*_HEADERS, (b"x-request-id", scope["state"]["request_id"].encode())]
+
+
+def _add_routes(app: App, routes: Routes) -> None:
+    def get(path: str, route: Any, answer: Any, *kinds: type[ServiceError], **extra: Any) -> None:
+        responses = {200: answer, **schemas.problem_answers(*schemas.EVERYWHERE, *kinds)}
+        app.add_api_route(path, route, response_class=Response, responses=responses, **extra)
+        app.add_api_route(path, route, methods=["HEAD"], include_in_schema=False)
 
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     text = {"description": "Prometheus text", "content": {"text/plain": {}}}
-    unready = (*_EVERYWHERE, errors.NotReadyError)
-    add(
-        "POST",
-        "/v1/pose",
-        service.pose,
-        _answer(schemas.PoseAnswer),
-        *_POSE_PROBLEMS,
-        openapi_extra={"requestBody": schemas.pose_request_body()},
-    )
-    add("GET", "/v1/models", service.list_models, _answer(schemas.ModelList), *unready)
-    add(
-        "GET",
+    get("/v1/models", routes.list_models, _answer(schemas.ModelList), errors.NotReadyError)
+    get(
         "/v1/models/{name}",
-        service.model,
+        routes.model,
         _answer(schemas.ModelSummary),
         errors.UnknownModelError,
-        *unready,
+        errors.NotReadyError,
         openapi_extra={"parameters": [name]},
     )
-    add("GET", "/health/live", service.live, _answer(schemas.Live), *_EVERYWHERE)
-    add("GET", "/health/ready", service.ready, _answer(schemas.Ready), *unready)
-    add("GET", "/metrics", service.show_metrics, text, *_EVERYWHERE)
-    add("GET", "/", service.index, _answer(schemas.Index), *_EVERYWHERE)
+    for path in ("/v1/pose/stream", "/v1/pose/watch/{name}"):
+        app.add_api_route(path, routes.plain_stream, include_in_schema=False)
+    get("/v1/streams", routes.streams, _answer(schemas.StreamList))
+    get("/health/live", routes.live, _answer(schemas.Live))
+    get("/health/ready", routes.ready, _answer(schemas.Ready), errors.NotReadyError)
+    get("/metrics", routes.show_metrics, text)
+    get("/", routes.index, _answer(schemas.Index))
 
 
 def _answer(model: Any) -> dict[str, Any]:
     return {"model": model, "description": "The answer"}
 
 
-def _check_content(request: Request) -> None:
-    """Raise unless the body is declared to be plain JSON."""
-    came = request.headers.get("content-type")
-    if came is None or came.partition(";")[0].strip().lower() != "application/json":
-        but = "absent" if came is None else repr(shortened(came))
-        raise UnsupportedMediaTypeError(f"Content-Type must be application/json, but is {but}")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise UnsupportedEncodingError(
-            f"Content-Encoding must be absent or identity, but is {shortened(encoding)!r}; "
-            "send the body as it is"
-        )
+async def _problem(request: Request, error: Exception) -> Response:
+    """The answer for an exception that a route has raised."""
+    path = request.url.path
+    problem = problem_for(error, path, request.method)
+    request.scope["state"]["problem"] = problem
+    return problem_response(problem, path)
 
 
 def _json(content: dict[str, Any]) -> Response:

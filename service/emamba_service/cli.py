@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from typing import Annotated, Any, Optional
 
 import orjson
 import typer
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client import disable_created_metrics
 
 from emamba.engines import EngineError
 from emamba.package import PackageError
 from emamba_service import __version__
 from emamba_service.app import create_app
+from emamba_service.auth_command import token
 from emamba_service.board.doctor_command import doctor
-from emamba_service.board.engines import open_engine_for
-from emamba_service.models import Models, load_models
+from emamba_service.logs import configure
 from emamba_service.options import fail, with_settings
 from emamba_service.schemas import EXAMPLES
 from emamba_service.server import listen, serve
+from emamba_service.service import Service
 from emamba_service.settings import Settings, SettingsError, load_settings, option_name
 from emamba_service.shadow_command import reproduce
 from emamba_service.verify import verify_command
@@ -32,6 +34,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 cli.command()(reproduce)
 cli.command("verify")(verify_command)
 cli.command()(doctor)
+cli.add_typer(token, name="token")
 
 
 def main() -> None:
@@ -65,22 +68,19 @@ def start(
         settings = load_settings({key: text for key, text in given.items() if text is not None})
     except SettingsError as error:
         fail(str(error), 2)
-    # The engines' metrics are shown with the application's.
-    registry = CollectorRegistry()
-    factory = open_engine_for(settings, registry)
-    try:
-        models = load_models(settings.models, settings.engine, settings.default_model, factory)
-    except (PackageError, EngineError) as error:
-        fail(str(error), 1)
+    configure(settings)
     try:
         listener = listen(settings)
     except (OSError, UnicodeError) as error:
-        models.close()
         fail(f"cannot listen on {settings.host} port {settings.port}: {_reason(error)}", 1)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    typer.echo(_greeting(f"http://{host}:{listener.getsockname()[1]}", models))
-    sys.stdout.flush()
-    serve(create_app(settings, registry=registry, models=models), settings, listener)
+    service = Service(settings)
+    try:
+        with listener:
+            serve(service, listener, lambda: _greet(service, listener))
+    except SettingsError as error:
+        fail(str(error), 2)
+    except (PackageError, EngineError) as error:
+        fail(str(error), 1)
 
 
 @cli.command()
@@ -98,16 +98,22 @@ def _check_order(context: typer.Context, command: str) -> None:
             fail(f"{option_name(name)} must follow the command, but comes before {command}", 2)
 
 
-def _greeting(url: str, models: Models) -> str:
+def _greet(service: Service, listener: socket.socket) -> None:
+    """Print where the service listens, what it serves, and a command to try."""
+    settings = service.settings
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "http" if settings.tls_certificate is None else "https"
+    url = f"{scheme}://{host}:{listener.getsockname()[1]}"
     lines = [f"eMamba service {__version__} on {url}"]
-    for model in models:
-        package, engine = model.package, model.engine.info
+    for model in service.models:
+        package, engine = model.package, model.lane.info
         lines.append(
             f"{package.name} version {package.version}, engine {engine.name}: {engine.description}"
         )
     body: Any = orjson.dumps(EXAMPLES["points"]["value"]).decode()
     lines.append(f"curl -s {url}/v1/pose -H 'Content-Type: application/json' -d '{body}'")
-    return "\n".join(lines)
+    typer.echo("\n".join(lines))
+    sys.stdout.flush()
 
 
 def _reason(error: OSError | UnicodeError) -> str:

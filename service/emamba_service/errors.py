@@ -2,15 +2,22 @@
 
     ServiceError
     ├── 400 InvalidHttpError, NotJsonError, ClientGoneError
+    ├── 401 UnauthorizedError
+    ├── 403 ForbiddenError, AdminOffError
     ├── 404 NotFoundError, UnknownModelError, UnknownVersionError
     ├── 405 MethodNotAllowedError
     ├── 408 ReadTimeoutError
-    ├── 413 BodyTooLargeError
-    ├── 415 UnsupportedMediaTypeError, UnsupportedEncodingError
-    ├── 422 InvalidRequestError, InvalidInputError, TooManyPointsError, TooManyFramesError
+    ├── 409 ModelRefusedError
+    ├── 413 BodyTooLargeError, ImageTooLargeError
+    ├── 415 UnsupportedMediaTypeError, UnsupportedEncodingError, UnsupportedImageError
+    ├── 422 InvalidRequestError, InvalidInputError, InvalidImageError, TooManyPointsError,
+    │       TooManyFramesError
+    ├── 426 UpgradeRequiredError
+    ├── 429 RateLimitedError
     ├── 431 HeadersTooLargeError
     ├── 500 InternalError, EngineFailedError
-    └── 503 QueueFullError, NotReadyError, EngineAwayError, RequestTimeoutError
+    └── 503 QueueFullError, NotReadyError, EngineAwayError, RequestTimeoutError,
+            TooManyStreamsError, TooManyConnectionsError
 
 The class carries status, type and title; `problem_for` turns any exception into one of them.
 """
@@ -27,29 +34,41 @@ from starlette.responses import Response
 
 __all__ = [
     "PROBLEM_JSON",
+    "AdminOffError",
     "BodyTooLargeError",
     "ClientGoneError",
     "EngineAwayError",
     "EngineFailedError",
+    "ForbiddenError",
     "HeadersTooLargeError",
+    "ImageTooLargeError",
     "InternalError",
     "InvalidHttpError",
+    "InvalidImageError",
     "InvalidInputError",
     "InvalidRequestError",
     "MethodNotAllowedError",
+    "ModelRefusedError",
     "NotFoundError",
     "NotJsonError",
     "NotReadyError",
     "QueueFullError",
+    "RateLimitedError",
     "ReadTimeoutError",
     "RequestTimeoutError",
     "ServiceError",
+    "TooManyConnectionsError",
     "TooManyFramesError",
     "TooManyPointsError",
+    "TooManyStreamsError",
+    "UnauthorizedError",
     "UnknownModelError",
     "UnknownVersionError",
     "UnsupportedEncodingError",
+    "UnsupportedImageError",
     "UnsupportedMediaTypeError",
+    "UpgradeRequiredError",
+    "oip_style",
     "problem_for",
     "problem_response",
     "problem_types",
@@ -59,6 +78,9 @@ __all__ = [
 PROBLEM_JSON = "application/problem+json"
 _CLOSE = {"connection": "close"}
 _RETRY = {"retry-after": "1"}
+_RETRY_ANEW = {**_RETRY, **_CLOSE}
+_UPGRADE = {"upgrade": "websocket", "connection": "upgrade"}
+_BEARER = {"www-authenticate": "Bearer"}
 _ECHO_CHARACTERS = 64
 
 
@@ -78,6 +100,13 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.members = members
+
+    def answer(self, oip: bool) -> tuple[bytes, str]:
+        """Body and media type: `{"error": …}` for routes of the Open Inference Protocol, else the
+        problem."""
+        if oip:
+            return orjson.dumps({"error": self.detail}), "application/json"
+        return orjson.dumps(self.problem()), PROBLEM_JSON
 
     def problem(self) -> dict[str, Any]:
         """The problem details object."""
@@ -104,6 +133,24 @@ class NotJsonError(ServiceError):
 class ClientGoneError(ServiceError):
     status, kind, title = 400, "client-gone", "Client closed the connection"
     example = "the client closed the connection before its body had arrived"
+
+
+class UnauthorizedError(ServiceError):
+    status, kind, title = 401, "unauthorized", "Token needed"
+    example = "Authorization must be Bearer and a token of this service, but is absent"
+    headers = _BEARER
+
+
+class ForbiddenError(ServiceError):
+    status, kind, title = 403, "forbidden", "Token does not allow this"
+    example = "token 'camera-1' must have the scope admin, but has infer"
+
+
+class AdminOffError(ServiceError):
+    status, kind, title = 403, "admin-off", "Administration is off"
+    example = (
+        "models are loaded and unloaded with a token, but the service was started without --tokens"
+    )
 
 
 class NotFoundError(ServiceError):
@@ -136,19 +183,36 @@ class ReadTimeoutError(ServiceError):
     headers = _CLOSE
 
 
+class ModelRefusedError(ServiceError):
+    status, kind, title = 409, "model-refused", "Model not loaded, nothing changed"
+    example = "mars 2 must compute its golden frames as the mirror does, but frame 0 differs"
+
+
 class BodyTooLargeError(ServiceError):
     status, kind, title = 413, "body-too-large", "Body too large"
     example = "the body must be at most 4194304 bytes; send fewer frames per request"
 
 
+class ImageTooLargeError(ServiceError):
+    status, kind, title = 413, "image-too-large", "Image has too many pixels"
+    example = "image 0 must have at most 4194304 pixels, but has 100000 x 100000"
+
+
 class UnsupportedMediaTypeError(ServiceError):
     status, kind, title = 415, "unsupported-media-type", "Content type not supported"
-    example = "Content-Type must be application/json, but is 'text/plain'"
+    example = (
+        "Content-Type must be application/json or application/octet-stream, but is 'text/plain'"
+    )
 
 
 class UnsupportedEncodingError(ServiceError):
     status, kind, title = 415, "unsupported-encoding", "Content encoding not supported"
     example = "Content-Encoding must be absent or identity, but is 'gzip'; send the body as it is"
+
+
+class UnsupportedImageError(ServiceError):
+    status, kind, title = 415, "unsupported-image", "Image format not supported"
+    example = "image 0 must be PNG, JPEG, WebP or GIF, but its first bytes are of none of them"
 
 
 class InvalidRequestError(ServiceError):
@@ -161,6 +225,11 @@ class InvalidInputError(ServiceError):
     example = "frame 0: points[3] must be 5 numbers, but holds a string at position 1"
 
 
+class InvalidImageError(ServiceError):
+    status, kind, title = 422, "invalid-image", "Image cannot be read"
+    example = "image 0 must be one picture, but is an animation of 12"
+
+
 class TooManyPointsError(ServiceError):
     status, kind, title = 422, "too-many-points", "Too many points in a frame"
     example = "frame 0: points must hold at most 4096 points, but hold 5000"
@@ -169,6 +238,18 @@ class TooManyPointsError(ServiceError):
 class TooManyFramesError(ServiceError):
     status, kind, title = 422, "too-many-frames", "Too many frames in a request"
     example = "frames must hold at most 256 frames, but hold 300; send several requests"
+
+
+class UpgradeRequiredError(ServiceError):
+    status, kind, title = 426, "upgrade-required", "WebSocket needed"
+    example = "/v1/pose/stream must be opened as a WebSocket, but came as plain HTTP"
+    headers = _UPGRADE
+
+
+class RateLimitedError(ServiceError):
+    status, kind, title = 429, "rate-limited", "Token's rate exceeded"
+    example = "token 'camera-1' may send 100 requests/s; try again after 1 s"
+    headers = _RETRY
 
 
 class HeadersTooLargeError(ServiceError):
@@ -211,6 +292,18 @@ class RequestTimeoutError(ServiceError):
     headers = _RETRY
 
 
+class TooManyStreamsError(ServiceError):
+    status, kind, title = 503, "too-many-streams", "All streams are taken"
+    example = "all 64 streams are taken; try again after 1 s"
+    headers = _RETRY
+
+
+class TooManyConnectionsError(ServiceError):
+    status, kind, title = 503, "too-many-connections", "All connections are taken"
+    example = "all 1024 connections are taken; try again after 1 s"
+    headers = _RETRY_ANEW
+
+
 def problem_types() -> list[type[ServiceError]]:
     """Every kind of problem, by status, then kind."""
     return sorted(ServiceError.__subclasses__(), key=lambda error: (error.status, error.kind))
@@ -234,11 +327,15 @@ def shortened(text: str) -> str:
     return text if len(text) <= _ECHO_CHARACTERS else f"{text[:_ECHO_CHARACTERS]}…"
 
 
-def problem_response(error: ServiceError) -> Response:
-    """The HTTP answer for `error`."""
-    return Response(
-        orjson.dumps(error.problem()), error.status, dict(error.headers), media_type=PROBLEM_JSON
-    )
+def problem_response(error: ServiceError, path: str = "") -> Response:
+    """The HTTP answer for `error` on `path`."""
+    body, media_type = error.answer(oip_style(path))
+    return Response(body, error.status, dict(error.headers), media_type=media_type)
+
+
+def oip_style(path: str) -> bool:
+    """Whether errors on `path` are `{"error": …}`, as the Open Inference Protocol has them."""
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def _method_not_allowed(error: HTTPException, path: str, method: str) -> MethodNotAllowedError:

@@ -1,87 +1,121 @@
-"""The loaded packages, each with the engine that computes it."""
+"""The loaded packages, each behind its scheduler and lane, and how they are loaded and swapped.
+
+A new version is opened beside the old and compared with the mirror before it takes its place; where
+anything goes wrong, nothing has changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from emamba.engines import Engine
-from emamba.fixed import IntegerModel
-from emamba.package import Package, PackageError, find_packages, load_package
-from emamba_service.errors import UnknownModelError, UnknownVersionError, shortened
+import numpy as np
 
-__all__ = ["EngineFactory", "LoadedModel", "Models", "load_models", "load_version"]
+from emamba.engines import Engine, EngineError
+from emamba.export.golden import golden_frames
+from emamba.fixed import IntegerModel, Mirror
+from emamba.package import Package, PackageError, find_packages, load_package, version_key
+from emamba_service.errors import (
+    ModelRefusedError,
+    UnknownModelError,
+    UnknownVersionError,
+    shortened,
+)
+from emamba_service.lanes import EngineRoom, Lane
+from emamba_service.scheduler import Scheduler
+from emamba_service.statistics import ModelStatistics
 
+__all__ = [
+    "EngineFactory",
+    "IndexEntry",
+    "LoadedModel",
+    "Models",
+    "Repository",
+    "load_version",
+]
+
+_log = logging.getLogger(__name__)
 EngineFactory = Callable[[str, IntegerModel], Engine]
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A package and its open engine."""
+    """A package, the open engine that computes it, and the queue in front of it."""
 
     package: Package
-    engine: Engine
+    lane: Lane
+    scheduler: Scheduler
+    statistics: ModelStatistics
 
     def summary(self) -> dict[str, Any]:
         """What `/v1/models` says of it."""
-        package, model, status = self.package, self.package.model, self.engine.status
-        task = package.task.to_json()
+        package, model, status = self.package, self.package.model, self.lane.status
         return {
             "name": package.name,
             "version": package.version,
-            "engine": self.engine.info.name,
+            "engine": self.lane.info.name,
             "engine_state": status.state,
             "engine_reason": status.reason,
             "package_sha256": package.sha256,
             "config": model.config.to_json(),
             "parameters": model.n_parameters,
             "int8_bytes": model.int8_bytes,
-            "task": {
-                "kind": task["kind"],
-                "input_shape": task["input"]["shape"],
-                "channels": task["input"]["channels"],
-                "joints": task["output"]["joints"],
-                "unit": task["output"]["unit"],
-            },
+            "task": _task(package),
             "accuracy": package.accuracy,
         }
 
     def state(self) -> dict[str, str]:
         """What `/health/ready` says of its engine."""
-        status = self.engine.status
+        status = self.lane.status
         return {
             "model": self.package.name,
             "version": self.package.version,
-            "engine": self.engine.info.name,
+            "engine": self.lane.info.name,
             "state": status.state,
             "reason": status.reason,
         }
+
+    async def close(self, timeout_s: float) -> None:
+        """Answer what waits, for `timeout_s` at most, and close the engine."""
+        await self.scheduler.drain(timeout_s)
+        await self.lane.close()
 
 
 class Models:
     """Loaded models by name and version; the versions of a name are in ascending order."""
 
-    def __init__(self, loaded: list[LoadedModel], default: str) -> None:
+    def __init__(self, default: str) -> None:
+        self.default = default
         self._by_name: dict[str, dict[str, LoadedModel]] = {}
-        for model in loaded:
-            versions = self._by_name.setdefault(model.package.name, {})
-            versions[model.package.version] = model
-        self._default = default
 
     def __iter__(self) -> Iterator[LoadedModel]:
         return (model for versions in self._by_name.values() for model in versions.values())
+
+    def versions(self, name: str) -> Mapping[str, LoadedModel]:
+        """The loaded versions of `name`."""
+        return self._by_name.get(name, {})
+
+    def replace(self, name: str, versions: Mapping[str, LoadedModel]) -> None:
+        """From the next request on, `versions` are those of `name`."""
+        ordered = sorted(versions, key=version_key)
+        changed = self._by_name | {name: {version: versions[version] for version in ordered}}
+        self._by_name = {name: changed[name] for name in sorted(changed) if changed[name]}
 
     def get(self, name: str | None = None, version: str | None = None) -> LoadedModel:
         """The model asked for: the default name, the latest version unless given.
 
         Raises `UnknownModelError` or `UnknownVersionError`.
         """
-        name = self._default if name is None else name
+        name = self.default if name is None else name
         versions = self._by_name.get(name)
         if versions is None:
+            if not self._by_name:
+                raise UnknownModelError("a model must be loaded, but all have been unloaded")
             known = ", ".join(self._by_name)
             raise UnknownModelError(f"model must be one of {known}, but is {shortened(name)!r}")
         if version is None:
@@ -93,33 +127,158 @@ class Models:
             )
         return versions[version]
 
-    def close(self) -> None:
-        """Close every engine."""
-        for model in self:
-            model.engine.close()
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A version that is loaded or lies in the models' folder; `reason` where it is not ready."""
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""
 
 
-def load_models(root: Path, engine: str, default: str, engine_factory: EngineFactory) -> Models:
-    """Load every package under `root` and open `engine` for each.
+class Repository:
+    """The folder of packages, `<root>/<name>/<version>`, and what of it is loaded.
 
-    Raises `PackageError` where `root` is no folder or holds no package, for a package that is
-    damaged or in another's folder, and where `default` is not among them; `EngineError` if the
-    engine does not open for one of them, with those that did closed again.
+    `models` are those that are served. `engine` names the engine that `room` opens for each;
+    `scheduler_for` makes the queue in front of it. One change at a time.
     """
-    packages = [_load_named(folder) for folder in _package_folders(root)]
-    names = sorted({package.name for package in packages})
-    if default not in names:
-        raise PackageError(
-            root, f"must hold the default model {default!r}, but holds {', '.join(names)}"
-        )
-    loaded: list[LoadedModel] = []
-    with ExitStack() as opened:
-        for package in packages:
-            opening = engine_factory(engine, package.model)
-            opened.callback(opening.close)
-            loaded.append(LoadedModel(package, opening))
-        opened.pop_all()
-    return Models(loaded, default)
+
+    def __init__(
+        self,
+        models: Models,
+        root: Path,
+        engine: str,
+        room: EngineRoom,
+        scheduler_for: Callable[[Package, Lane, ModelStatistics], Scheduler],
+        drain_timeout_s: float,
+    ) -> None:
+        self.models = models
+        self._root = root
+        self._engine = engine
+        self._room = room
+        self._scheduler_for = scheduler_for
+        self._drain_timeout_s = drain_timeout_s
+        self._lock = asyncio.Lock()
+        self._changing: dict[tuple[str, str], State] = {}
+        self._refused: dict[tuple[str, str], str] = {}
+
+    async def open(self) -> None:
+        """Load every package there is.
+
+        Raises `PackageError` where the root is no folder or holds no package, for a package that is
+        damaged or in another's folder, and where the default model is not among them; `EngineError`
+        if the engine does not open for one of them or computes it wrongly.
+        """
+        packages = [(folder, _load_named(folder)) for folder in _package_folders(self._root)]
+        names = sorted({package.name for _, package in packages})
+        default = self.models.default
+        if default not in names:
+            raise PackageError(
+                self._root, f"must hold the default model {default!r}, but holds {', '.join(names)}"
+            )
+        for folder, package in packages:
+            model = await self._open(folder, package)
+            loaded = {**self.models.versions(package.name), package.version: model}
+            self.models.replace(package.name, loaded)
+
+    async def close(self) -> None:
+        """Close every engine, and the room."""
+        for model in self.models:
+            await model.close(0)
+        await self._room.close()
+
+    def index(self) -> list[IndexEntry]:
+        """Every version that is loaded or lies in the folder, by name and version."""
+        keys = {(folder.parent.name, folder.name) for folder in find_packages(self._root)}
+        loaded = {(model.package.name, model.package.version) for model in self.models}
+        ordered = sorted(keys | loaded, key=lambda key: (key[0], version_key(key[1])))
+        return [self._entry(key, key in loaded) for key in ordered]
+
+    async def load(self, name: str) -> None:
+        """Make the versions of `name` in the folder those that are served.
+
+        New and changed ones are opened beside the old and compared with the mirror; then all are
+        switched at once, and the old ones answer what they have and are closed. Raises
+        `UnknownModelError` where the folder holds no such name, `ModelRefusedError` where a version
+        cannot be served; then nothing has changed.
+        """
+        async with self._lock:
+            folders = [path for path in find_packages(self._root) if path.parent.name == name]
+            if not folders:
+                known = ", ".join(sorted({entry.name for entry in self.index()}))
+                raise UnknownModelError(
+                    f"{self._root} must hold a package of {shortened(name)!r}, but holds {known}"
+                )
+            before = self.models.versions(name)
+            after = await self._beside(folders, before)
+            self.models.replace(name, after)
+            await self._retire(name, [old for old in before.values() if old not in after.values()])
+
+    async def unload(self, name: str) -> None:
+        """Serve `name` no more; what waits is answered. Raises `UnknownModelError`."""
+        async with self._lock:
+            before = self.models.versions(name)
+            if not before:
+                self.models.get(name)
+            self.models.replace(name, {})
+            await self._retire(name, list(before.values()))
+
+    async def _beside(
+        self, folders: list[Path], before: Mapping[str, LoadedModel]
+    ) -> dict[str, LoadedModel]:
+        """The versions of `folders`, from `before` where they have not changed."""
+        after: dict[str, LoadedModel] = {}
+        fresh: list[LoadedModel] = []
+        for folder in folders:
+            key = (folder.parent.name, folder.name)
+            self._changing[key] = "LOADING"
+            try:
+                package = await asyncio.to_thread(_load_named, folder)
+                old = before.get(package.version)
+                if old is not None and old.package.sha256 == package.sha256:
+                    after[package.version] = old
+                    continue
+                after[package.version] = await self._open(folder, package)
+                fresh.append(after[package.version])
+                self._refused.pop(key, None)
+            except (PackageError, EngineError) as error:
+                self._refused[key] = str(error)
+                for model in fresh:
+                    await model.close(0)
+                raise ModelRefusedError(f"{error}; what was loaded before is served on") from error
+            finally:
+                del self._changing[key]
+        return after
+
+    async def _open(self, folder: Path, package: Package) -> LoadedModel:
+        """An engine for `package`, proven on its golden frames; raises `EngineError`."""
+        lane = await self._room.open(self._engine, folder, package)
+        try:
+            await _prove(lane, package)
+        except EngineError:
+            await lane.close()
+            raise
+        statistics = ModelStatistics()
+        scheduler = self._scheduler_for(package, lane, statistics)
+        return LoadedModel(package, lane, scheduler, statistics)
+
+    async def _retire(self, name: str, models: list[LoadedModel]) -> None:
+        for model in models:
+            key = (name, model.package.version)
+            self._changing[key] = "UNLOADING"
+            try:
+                await model.close(self._drain_timeout_s)
+            finally:
+                del self._changing[key]
+
+    def _entry(self, key: tuple[str, str], loaded: bool) -> IndexEntry:
+        if key in self._changing:
+            return IndexEntry(*key, self._changing[key])
+        if loaded:
+            return IndexEntry(*key, "READY", self._refused.get(key, ""))
+        return IndexEntry(*key, "UNAVAILABLE", self._refused.get(key, "not loaded"))
 
 
 def load_version(root: Path, name: str, version: str) -> Package:
@@ -130,6 +289,32 @@ def load_version(root: Path, name: str, version: str) -> Package:
         known = ", ".join(f"{path.parent.name} {path.name}" for path in folders)
         raise PackageError(root, f"must hold {name} {version}, but holds {known}")
     return _load_named(folder)
+
+
+def _task(package: Package) -> dict[str, Any]:
+    """What a package's task says of input and output."""
+    task = package.task.to_json()
+    about = {
+        key: task["output"][key] for key in ("joints", "unit", "classes") if key in task["output"]
+    }
+    if "channels" in task["input"]:
+        about["channels"] = task["input"]["channels"]
+    return {"kind": task["kind"], "input_shape": task["input"]["shape"], **about}
+
+
+async def _prove(lane: Lane, package: Package) -> None:
+    """Raise `EngineError` unless the engine computes the golden frames as the mirror does."""
+    frames = golden_frames(package.model.config)
+    expected = await asyncio.to_thread(lambda: Mirror(package.model).run(frames))
+    outputs = (await lane.run(frames)).outputs
+    wrong = np.argwhere(outputs != expected)
+    if len(wrong):
+        frame, output = wrong[0].tolist()
+        raise EngineError(
+            f"engine {lane.info.name} of {package.name} {package.version} must compute its golden "
+            f"frames as the mirror does, but output {output} of frame {frame} must be "
+            f"{expected[frame, output]} and is {outputs[frame, output]}"
+        )
 
 
 def _package_folders(root: Path) -> list[Path]:

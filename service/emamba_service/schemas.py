@@ -10,26 +10,41 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.json_schema import models_json_schema
 
-from emamba_service import __version__
+from emamba_service import __version__, errors
 from emamba_service.errors import PROBLEM_JSON, ServiceError
 from emamba_service.settings import Settings
 
 __all__ = [
+    "EVERYWHERE",
     "EXAMPLES",
+    "INFERENCE_PROBLEMS",
     "Index",
     "Live",
     "ModelList",
     "ModelSummary",
     "PoseAnswer",
+    "PoseRequest",
     "Ready",
+    "StreamList",
+    "described_route",
     "openapi_document",
-    "pose_request_body",
+    "pose_route",
     "problem_answers",
 ]
 
+# What every route may answer.
+EVERYWHERE: tuple[type[ServiceError], ...] = (
+    errors.MethodNotAllowedError,
+    errors.ReadTimeoutError,
+    errors.BodyTooLargeError,
+    errors.HeadersTooLargeError,
+    errors.InternalError,
+)
 EngineState = Literal["ready", "recovering", "degraded", "failed"]
 Point = Annotated[
     list[float],
@@ -140,12 +155,13 @@ class EngineStages(_Described):
 
 
 class TimingUs(_Described):
-    """Microseconds per stage; total also holds the wait for a thread."""
+    """Microseconds per stage; total counts from the body's arrival."""
 
-    parse: float
-    encode: float
-    engine: float
-    decode: float
+    preprocess: float = Field(description="The body to the task's checked input")
+    quantise: float = Field(description="Normalised and rounded to integers")
+    queue: float = Field(description="Wait for the engine")
+    engine: float = Field(description="The batch that the request was computed in")
+    postprocess: float = Field(description="Integers to the task's answer")
     total: float
     engine_stages: EngineStages = Field(
         EngineStages.model_construct(),
@@ -181,14 +197,22 @@ class NetworkConfig(_Described):
     head_width: int = Field(description="Neurons of the head's hidden layer")
 
 
+def _absent_list(description: str) -> Any:
+    """A list that an answer may lack."""
+    return Field([], description=description, json_schema_extra=_no_default)
+
+
 class TaskSummary(_Described):
     """What goes in and comes out."""
 
     kind: str
-    input_shape: list[int] = Field(description="Rows, columns and channels of the feature map")
-    channels: list[str] = Field(description="The map's channels in order; units in the names")
-    joints: list[str] = Field(description="The joints in the order of every answer")
-    unit: str = Field(description="Unit of the joints' coordinates")
+    input_shape: list[int] = Field(description="Rows, columns and channels of the input")
+    channels: list[str] = _absent_list("Of poses: the map's channels in order, units in the names")
+    joints: list[str] = _absent_list("Of poses: the joints in the order of every answer")
+    unit: str = Field(
+        "", description="Of poses: unit of the joints' coordinates", json_schema_extra=_no_default
+    )
+    classes: list[str] = _absent_list("Of images: the classes in the order of every answer")
 
 
 class ModelSummary(_Described):
@@ -248,6 +272,17 @@ class Ready(_Described):
     )
 
 
+class PublishedStream(_Described):
+    """A stream that can be watched."""
+
+    name: str
+    viewers: int
+
+
+class StreamList(_Described):
+    streams: list[PublishedStream]
+
+
 class Index(_Described):
     service: str
     version: str
@@ -284,10 +319,98 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-def pose_request_body() -> dict[str, Any]:
-    """The `requestBody` of `POST /v1/pose`."""
-    content = {"schema": {"$ref": "#/components/schemas/PoseRequest"}, "examples": EXAMPLES}
-    return {"required": True, "content": {"application/json": content}}
+_BYTES = {"type": "string", "format": "binary"}
+# What a request for inference may be answered besides a model's output.
+INFERENCE_PROBLEMS: tuple[type[ServiceError], ...] = (
+    *EVERYWHERE,
+    errors.UnauthorizedError,
+    errors.ForbiddenError,
+    errors.UnknownModelError,
+    errors.UnknownVersionError,
+    errors.UnsupportedMediaTypeError,
+    errors.UnsupportedEncodingError,
+    errors.InvalidRequestError,
+    errors.InvalidInputError,
+    errors.TooManyFramesError,
+    errors.RateLimitedError,
+    errors.EngineFailedError,
+    errors.EngineAwayError,
+    errors.QueueFullError,
+    errors.NotReadyError,
+    errors.RequestTimeoutError,
+)
+
+
+def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+_TREATMENT = [
+    _query(
+        "priority",
+        "1 is served first, 9 last; 5 unless given",
+        type="integer",
+        minimum=1,
+        maximum=9,
+    ),
+    _query(
+        "timeout_us",
+        "Longest time from the body's arrival to the answer; request_timeout_s at most",
+        type="integer",
+        minimum=1,
+    ),
+]
+_CHOICE = [
+    _query("model", "Of bytes: name of the model; the default unless given", type="string"),
+    _query("version", "Of bytes: version of the model; the latest unless given", type="string"),
+]
+
+
+def pose_route() -> APIRoute:
+    """The description of `POST /v1/pose`."""
+    json_body = {"schema": {"$ref": "#/components/schemas/PoseRequest"}, "examples": EXAMPLES}
+    maps = {**_BYTES, "description": "Feature maps, little-endian float32 (n, 8, 8, 5)"}
+    joints = {**_BYTES, "description": "Joints, little-endian float32 (n, 19, 3), metres"}
+    answer = {
+        "model": PoseAnswer,
+        "description": "The answer",
+        "content": {"application/octet-stream": {"schema": joints}},
+    }
+    kinds = (*INFERENCE_PROBLEMS, errors.NotJsonError, errors.TooManyPointsError)
+    return described_route(
+        "/v1/pose",
+        "Joints in metres for one frame or a batch of frames of radar points.",
+        {"application/json": json_body, "application/octet-stream": {"schema": maps}},
+        {200: answer, **problem_answers(*kinds)},
+        [*_CHOICE, *_TREATMENT],
+    )
+
+
+def described_route(
+    path: str,
+    description: str,
+    body: dict[str, Any],
+    answers: dict[int | str, dict[str, Any]],
+    parameters: list[dict[str, Any]],
+) -> APIRoute:
+    """A description of a route for POST that `web.Express` answers."""
+    return APIRoute(
+        path,
+        _answered_elsewhere,
+        methods=["POST"],
+        name=path,
+        description=description,
+        response_class=Response,
+        responses=answers,
+        openapi_extra={
+            "requestBody": {"required": True, "content": body},
+            "parameters": parameters,
+        },
+    )
+
+
+async def _answered_elsewhere() -> None:
+    """What stands in a description for an endpoint on the express way."""
 
 
 def problem_answers(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
@@ -310,8 +433,11 @@ def problem_answers(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any
     return answers
 
 
-def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """The OpenAPI document of `app`, with the schemas that no route's signature shows.
+def openapi_document(
+    app: FastAPI, settings: Settings, described: list[APIRoute], bodies: list[type[BaseModel]]
+) -> dict[str, Any]:
+    """The OpenAPI document of `app` and of the `described` routes, with the schemas that no route's
+    signature shows: `bodies` and the problems.
 
     The limits of points and frames are those of `settings`.
     """
@@ -319,15 +445,16 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         title="eMamba service",
         version=__version__,
         summary="Human pose from mmWave radar point clouds, computed by an eMamba model",
-        routes=app.routes,
+        routes=[*app.routes, *described],
         license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
     )
-    _, described = models_json_schema(
-        [(PoseRequest, "validation"), (Problem, "validation")],
+    shown: list[type[BaseModel]] = [*bodies, Problem]
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in shown],
         ref_template="#/components/schemas/{model}",
     )
     schemas = document["components"]["schemas"]
-    schemas.update(described["$defs"])
+    schemas.update(definitions["$defs"])
     for name in ("PointsRequest", "PointsFrame"):
         schemas[name]["properties"]["points"]["maxItems"] = settings.max_points
     schemas["FramesRequest"]["properties"]["frames"]["maxItems"] = settings.max_frames

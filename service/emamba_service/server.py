@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import gc
 import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from types import FrameType
 from typing import Any, cast
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from emamba_service.app import Service
-from emamba_service.errors import InvalidHttpError, ServiceError, problem_response
-from emamba_service.limits import headers_too_large, read_timeout
+from emamba_service.app import create_app
+from emamba_service.errors import (
+    InvalidHttpError,
+    ServiceError,
+    TooManyConnectionsError,
+    problem_response,
+)
+from emamba_service.limits import LATE, OVERLOADED, headers_too_large, read_timeout
 from emamba_service.metrics import Metrics
+from emamba_service.service import Service
 from emamba_service.settings import Settings
+from emamba_service.tls import ssl_options
 
 __all__ = ["listen", "serve"]
+
+_OVERLOAD_PAUSE_S = 0.25
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """HTTP with a limit on the bytes of a request's head and on the time it takes to arrive.
 
     uvicorn has neither, and answers bytes that are not HTTP in plain text; here that is a problem
-    too. A body is timed by `RequestLimits`; the deadline here also ends a body that goes on after
-    its request has been refused.
+    too. The application is told of a body that is late; where it has answered already, the
+    connection is closed.
     """
 
     def __init__(self, *args: Any, settings: Settings, metrics: Metrics, **kwargs: Any) -> None:
@@ -37,6 +48,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._settings = settings
         self._metrics = metrics
         self._deadline: asyncio.TimerHandle | None = None
+        self._too_many = False
         self._in_message = False
         self._in_head = False
         self._begun = 0
@@ -44,6 +56,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._too_many = len(self.connections) > self._settings.max_connections
+        if len(self.connections) > 2 * self._settings.max_connections:
+            transport.abort()
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -51,6 +66,12 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._too_many:
+            # Only now: closing what has not been read would reset the connection before its answer.
+            limit = self._settings.max_connections
+            sentence = f"all {limit} connections are taken; try again after 1 s"
+            self._refuse(TooManyConnectionsError(sentence, limit=limit))
+            return
         self._arm()
         # If `data` is all of one head, that head is the one in progress, or the first to begin.
         expected = self._begun if self._in_message else self._begun + 1
@@ -69,6 +90,22 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Leave a connection unread for a while whose request found the queue full.
+
+        A client that waits as Retry-After says does not notice. One that does not would have the
+        service spend its time on refusals.
+        """
+        overloaded = self.cycle.scope["state"].get(OVERLOADED)
+        super().on_response_complete()
+        if overloaded and not self.pipeline and not self.transport.is_closing():
+            self.flow.pause_reading()
+            self.loop.call_later(_OVERLOAD_PAUSE_S, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         self._in_message = False
@@ -93,6 +130,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(read_timeout(self._settings.read_timeout_s))
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+        else:
+            # Wakes whoever waits for the rest of the body.
+            self.cycle.scope["state"][LATE] = True
+            self.cycle.message_event.set()
 
     def _refuse(self, error: ServiceError) -> None:
         """Write the problem past the application and close."""
@@ -110,6 +151,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        service.metrics.connections.set_function(lambda: len(self.server_state.connections))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let streams send their last answers before connections are closed."""
+        await self._service.streams.drain()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.drain()
@@ -122,29 +169,51 @@ def listen(settings: Settings) -> socket.socket:
     return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
 
 
-def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
-    """Serve `app` on `listener` until SIGTERM or SIGINT, then raise `SystemExit(0)`."""
-    service: Service = app.state.service
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def serve(service: Service, listener: socket.socket, greet: Callable[[], None]) -> None:
+    """Serve on `listener` until SIGTERM or SIGINT, then raise `SystemExit(0)`.
+
+    Calls `greet` once models are loaded. Raises `PackageError`, `EngineError` or `SettingsError`
+    where `service` does not start.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped.
         signal.signal(number, _leave)
-    config = uvicorn.Config(
+    uvloop.run(_serve(service, listener, greet))
+
+
+async def _serve(service: Service, listener: socket.socket, greet: Callable[[], None]) -> None:
+    await service.start()
+    app = create_app(service.settings, service=service)
+    server = _Server(_config(app, service), service)
+    # The packages and modules of today stay until the end: no need to look at them again.
+    gc.collect()
+    gc.freeze()
+    greet()
+    await server.serve(sockets=[listener])
+
+
+def _config(app: FastAPI, service: Service) -> uvicorn.Config:
+    settings = service.settings
+    return uvicorn.Config(
         app,
         http=cast(
             type[asyncio.Protocol],
             partial(LimitedProtocol, settings=settings, metrics=service.metrics),
         ),
-        ws="none",
-        loop="uvloop",
+        ws="websockets-sansio",
+        ws_max_size=settings.max_message_bytes,
+        ws_ping_interval=settings.stream_heartbeat_s,
+        ws_ping_timeout=settings.stream_heartbeat_s,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
-        access_log=settings.log_level == "debug",
+        access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies or None,
         timeout_graceful_shutdown=settings.drain_timeout_s,
+        **ssl_options(settings),
     )
-    _Server(config, service).run(sockets=[listener])
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -30,6 +30,7 @@ EngineName = Literal["auto", "native", "mirror", "board", "emulator"]
 Guard = Literal["every", "canary", "none"]
 Preset = Literal["fast", "small"]
 Fallback = Literal["native", "none"]
+LogFormat = Literal["text", "json"]
 
 
 class SettingsError(Exception):
@@ -58,9 +59,54 @@ class Settings(BaseSettings):
     )
     max_points: int = Field(4096, ge=1, description="Most points in one frame.")
     max_frames: int = Field(256, ge=1, description="Most frames in one request.")
-    threads: int = Field(2, ge=1, le=256, description="Requests computed at the same time.")
+    max_image_pixels: int = Field(
+        4 * 1024 * 1024, ge=1, description="Most pixels of an uploaded image, before it is read."
+    )
+    max_connections: int = Field(
+        1024, ge=1, le=65536, description="Open connections; more are answered 503 and closed."
+    )
+    max_batch: int = Field(
+        64, ge=1, le=4096, description="Most frames of several requests that are computed together."
+    )
+    batch_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Longest wait of a request for others to be computed with it; with 0, those "
+        "that came while the engine was busy go together.",
+    )
     max_queue: int = Field(
-        64, ge=0, description="Requests that may wait for a thread; more are answered 503."
+        64,
+        ge=1,
+        le=65536,
+        description="Requests that may wait for an engine; more are answered 503.",
+    )
+    max_streams: int = Field(
+        64, ge=0, le=4096, description="Open or resumable WebSocket streams; more are answered 503."
+    )
+    max_viewers: int = Field(
+        256, ge=0, le=65536, description="Viewers of published streams; more are answered 503."
+    )
+    max_message_bytes: int = Field(256 * 1024, ge=1024, description="Largest WebSocket message.")
+    stream_window: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Frames of a stream that may be unanswered, and answers that "
+        "may be unacknowledged.",
+    )
+    stream_resume_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="How long a stream whose connection is lost can be resumed.",
+    )
+    stream_heartbeat_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Time between pings of a WebSocket; a peer that does not "
+        "answer one before the next is gone.",
     )
     read_timeout_s: float = Field(
         10.0, gt=0, le=3600, description="Longest time for a request's headers and body to arrive."
@@ -73,6 +119,37 @@ class Settings(BaseSettings):
     )
     log_level: LogLevel = Field(
         "info", description="Least severe message logged; debug also logs every request."
+    )
+    log_format: LogFormat = Field(
+        "text", description="How messages are logged: text, or json, one object a line."
+    )
+    trace_endpoint: str = Field(
+        "",
+        description="OpenTelemetry collector that spans are sent to, an OTLP/HTTP URL "
+        "(docs/operations.md).",
+    )
+    tokens: Path | None = Field(
+        None,
+        description="File of bearer tokens; without it everyone may infer and nobody may "
+        "load models (docs/operations.md).",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="Certificate chain, PEM; with tls_key, the service speaks HTTPS."
+    )
+    tls_key: Path | None = Field(None, description="Private key of the certificate, PEM.")
+    trusted_proxies: str = Field(
+        "", description="Addresses, comma-separated, of proxies whose X-Forwarded-For is believed."
+    )
+    engine_process: bool = Field(
+        True,
+        description="Whether engines run in a process of their own, so that neither a crash "
+        "nor a hang of one is the service's.",
+    )
+    engine_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Longest wait for an engine; then its process is ended and started anew.",
     )
     overlay: Path | None = Field(
         None, description="Folder of the overlay: bitstream, hand-off and manifest.json."

@@ -48,6 +48,8 @@ CHECKED_FRAMES = 32
 # A reproducer holds the whole request up to here, since frames of a batch may depend on each
 # other where an engine is wrong; beyond, only the checked ones.
 KEPT_FRAMES = 1024
+# Mirrors kept; beyond, the one made first goes.
+_MIRRORS = 16
 # Mismatches logged one by one; beyond, those whose count is a power of two.
 LOGGED = 16
 _LAST_CHECK_S = 5.0
@@ -109,7 +111,8 @@ class ShadowChecker:
         self._frames = random.Random(source.random())
         self._draw = source.random
         self._queue: SimpleQueue[_Answered | None] = SimpleQueue()
-        self._mirrors: dict[tuple[str, str], MirrorEngine] = {}
+        # By the package's SHA-256: a version may be swapped for another of the same name.
+        self._mirrors: dict[str, MirrorEngine] = {}
         self._counts: Counter[Result] = Counter()
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -273,8 +276,10 @@ class ShadowChecker:
         return np.array(sorted(self._frames.sample(range(frames), CHECKED_FRAMES)))
 
     def _mirror(self, loaded: LoadedModel) -> MirrorEngine:
-        key = (loaded.package.name, loaded.package.version)
+        key = loaded.package.sha256
         if key not in self._mirrors:
+            if len(self._mirrors) >= _MIRRORS:
+                del self._mirrors[next(iter(self._mirrors))]
             self._mirrors[key] = MirrorEngine(loaded.package.model)
         return self._mirrors[key]
 
@@ -293,10 +298,9 @@ class ShadowChecker:
 
 
 def _by_model(answers: list[_Answered]) -> list[list[_Answered]]:
-    groups: dict[tuple[str, str], list[_Answered]] = {}
+    groups: dict[str, list[_Answered]] = {}
     for answered in answers:
-        package = answered.loaded.package
-        groups.setdefault((package.name, package.version), []).append(answered)
+        groups.setdefault(answered.loaded.package.sha256, []).append(answered)
     return list(groups.values())
 
 
@@ -319,7 +323,7 @@ def _reproducer(
 
 
 def _about(answered: _Answered, mismatch: Mismatch) -> dict[str, Any]:
-    package, engine = answered.loaded.package, answered.loaded.engine.info
+    package, engine = answered.loaded.package, answered.loaded.lane.info
     return {
         "model": package.name,
         "version": package.version,

@@ -30,6 +30,7 @@ from emamba.fixed import interval_bounds
 from emamba.fixed.model import activation_widths
 from emamba.overlay import ManifestError, OverlayError, ReportError, build_overlay
 from emamba.package import Package, PackageError, load_package
+from emamba.tasks import PoseTask, Task
 
 if TYPE_CHECKING:
     from emamba.train.checkpoint import Checkpoint
@@ -98,6 +99,7 @@ def evaluate(
 
 def _evaluate_package(folder: Path, data: Path, engine: str, split: str) -> dict[str, Any]:
     package = load_package(folder)
+    _pose_task(package.task)
     running = open_engine(engine, package.model)
     frames = read_mars(data, split)  # type: ignore[arg-type]
     started = time.perf_counter()
@@ -125,7 +127,7 @@ def _evaluate_checkpoint(path: Path, data: Path, engine: str, split: str) -> dic
     checkpoint = _load_checkpoint(path)
     frames = read_mars(data, split)  # type: ignore[arg-type]
     started = time.perf_counter()
-    joints = predict(checkpoint.network, checkpoint.task, frames.features)
+    joints = predict(checkpoint.network, _pose_task(checkpoint.task), frames.features)
     seconds = time.perf_counter() - started
     return {
         **pose_report(joints, frames),
@@ -154,7 +156,8 @@ def compare(
     loaded, split = load_package(package), read_mars(data, "test")
     float_twin = _load_checkpoint(checkpoint)
     chosen = split.features[:: max(1, len(split) // frames)][:frames]
-    errors = compare_stages(float_twin.network, loaded.model, loaded.task.encode(chosen))
+    inputs = _pose_task(loaded.task).encode(chosen)
+    errors = compare_stages(float_twin.network, loaded.model, inputs)
     if as_json:
         rows = [dataclasses.asdict(error) for error in errors]
         typer.echo(json.dumps({"frames": len(chosen), "stages": rows}, allow_nan=False))
@@ -476,6 +479,13 @@ def _load_checkpoint(path: Path) -> Checkpoint:
         return load_checkpoint(path)
     except CheckpointError as error:
         raise UserError(str(error)) from error
+
+
+def _pose_task(task: Task) -> PoseTask:
+    """`task`, as --data is MARS; raises `UserError` for one of another kind."""
+    if not isinstance(task, PoseTask):
+        raise UserError(f"the model must be of kind {PoseTask.kind}, as --data is, not {task.kind}")
+    return task
 
 
 def _need_torch() -> None:

@@ -81,7 +81,7 @@ class Package:
     accuracy: dict[str, Any]
     sha256: str
 
-    def encode(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
+    def encode(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
         """The task's checked inputs, normalised and quantised: what an engine takes."""
         return encode(self.model, self.task, inputs)
 
@@ -90,9 +90,7 @@ class Package:
         return decode(self.model, self.task, outputs)
 
 
-def encode(
-    model: IntegerModel, task: Task, inputs: npt.NDArray[np.float32]
-) -> npt.NDArray[np.int8]:
+def encode(model: IntegerModel, task: Task, inputs: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
     """`Package.encode` of a model that is not packaged yet."""
     return quantise(task.encode(inputs), model.formats["input"]).astype(np.int8)
 

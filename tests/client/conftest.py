@@ -144,7 +144,14 @@ def pose_json(count: int = 1) -> dict[str, Any]:
             }
             for p in range(count)
         ],
-        "timing_us": {"parse": 1, "encode": 2, "engine": 3, "decode": 4, "total": 10.5},
+        "timing_us": {
+            "preprocess": 1,
+            "quantise": 2,
+            "queue": 0,
+            "engine": 3,
+            "postprocess": 4,
+            "total": 10.5,
+        },
     }
 
 

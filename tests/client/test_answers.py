@@ -60,7 +60,14 @@ def test_stages_of_the_engine_are_apart(ask: Any, answer: dict[str, Any]) -> Non
     told = put(answer, ["timing_us", "engine_stages"], stages)
     result = ask(answering(200, json=told), "pose", POINTS)
     assert result.engine_stages_us == stages
-    assert list(result.timing_us) == ["parse", "encode", "engine", "decode", "total"]
+    assert list(result.timing_us) == [
+        "preprocess",
+        "quantise",
+        "queue",
+        "engine",
+        "postprocess",
+        "total",
+    ]
     assert result.raw == told
 
 

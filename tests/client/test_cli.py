@@ -121,10 +121,11 @@ def test_pose_splits_many_frames_into_requests(run: Run, tmp_path: Path, answeri
     heads_x_m = [pose["joints"][3]["x_m"] for pose in document["poses"]]
     assert heads_x_m == [*range(256), *range(256), *range(88)]
     assert document["timing_us"] == {
-        "parse": 3,
-        "encode": 6,
+        "preprocess": 3,
+        "quantise": 6,
+        "queue": 0,
         "engine": 9,
-        "decode": 12,
+        "postprocess": 12,
         "total": 31.5,
     }
     lines = run("pose", str(tmp_path / "a.npy"), network=answering.transport).stdout.splitlines()

@@ -208,3 +208,26 @@ def test_names_that_are_none(kind: Any, name: str) -> None:
 def test_addresses_that_are_none(kind: Any, url: str) -> None:
     with pytest.raises(ValueError, match=r"^url must be like http://127\.0\.0\.1:8000, not "):
         kind(url)
+
+
+def test_token_goes_with_every_request(answer: dict[str, Any]) -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization", "none"))
+        return httpx.Response(200, json=answer if request.method == "POST" else {"ready": True})
+
+    transport = httpx.MockTransport(handler)
+    with Client(token="emt_secret", transport=transport) as client:
+        client.pose([[0, 1, 2, 3, 4]])
+        client.ready()
+    with Client(transport=transport) as client:
+        client.ready()
+    assert seen == ["Bearer emt_secret", "Bearer emt_secret", "none"]
+
+
+@pytest.mark.parametrize("token", ["", "two words", "new\nline", "smörgås", 7])
+def test_token_that_is_none_is_refused_and_not_repeated(token: Any) -> None:
+    with pytest.raises(ValueError, match="token must be") as refused:
+        Client(token=token)
+    assert str(refused.value) == "token must be printable ASCII characters without spaces, or None"

@@ -44,7 +44,7 @@ def test_pose_is_what_the_package_computes(client: Client, models_root: Path) ->
 
 def test_timing_names_every_stage(client: Client) -> None:
     timing_us = client.pose(FRAME.points).timing_us
-    assert set(timing_us) == {"parse", "encode", "engine", "decode", "total"}
+    assert set(timing_us) == {"preprocess", "quantise", "queue", "engine", "postprocess", "total"}
     assert min(timing_us.values()) >= 0
 
 

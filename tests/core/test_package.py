@@ -121,7 +121,10 @@ HEADER_FAULTS = [
     (lambda h: h["formats"].pop("blocks.0.u"), r"missing \['blocks.0.u'\]"),
     (lambda h: h["formats"].pop("blocks.0.z"), "must hold blocks.0.z"),
     (_put("formats", value=None), "formats must be an object"),
-    (_put("task", "kind", value="chess"), r"task kind must be one of \['mars-pose'\], not 'chess'"),
+    (
+        _put("task", "kind", value="chess"),
+        r"task kind must be one of \['image-classes', 'mars-pose'\], not 'chess'",
+    ),
     (_put("task", value=3), "not None"),
     (_put("task", "output", "scale", value=[1.0]), "output.scale must be 57 finite numbers"),
     (_put("task", "input", "scale", value=[0.0] * 5), "input.scale must be positive"),

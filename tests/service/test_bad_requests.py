@@ -60,7 +60,7 @@ AT = "the body must be JSON, but the parser stops at line 1 column "
 DEEP = b'{"points": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 TOO_LARGE = "the body must be at most 200000 bytes; send fewer frames per request"
 HEADERS = "request line and headers must be at most 16384 bytes together"
-MEDIA = "Content-Type must be application/json, but is "
+MEDIA = "Content-Type must be application/json or application/octet-stream, but is "
 ENCODING = "Content-Encoding must be absent or identity, but is 'gzip'; send the body as it is"
 
 BAD = {

@@ -12,7 +12,7 @@ from emamba.engines import EngineError, EngineStatus
 from emamba.fixed import IntegerModel
 from emamba_service.app import create_app
 from emamba_service.errors import PROBLEM_JSON
-from emamba_service.models import load_models
+from emamba_service.metrics import STAGES
 
 AWAY = "board must answer within 0.5 s, but did not; it is being reset, try again"
 MARS = {"model": "mars", "version": "10"}
@@ -40,11 +40,11 @@ def test_stages_of_the_engine_are_told_in_order_and_observed(made_up, engines, p
     with made_up() as service:
         engines.latest.stages_s = {"kernel": 25e-6, "pack": 12.34e-6, "secret": 1.0}
         timing = service.pose({"points": points}).json()["timing_us"]
-        assert list(timing) == ["parse", "encode", "engine", "decode", "total", "engine_stages"]
+        assert list(timing) == [*STAGES, "total", "engine_stages"]
         assert list(timing["engine_stages"].items()) == [("pack", 12.3), ("kernel", 25.0)]
         name = "emamba_stage_duration_seconds_count"
         stages = ("pack", "kernel", "transfer", "secret")
-        assert [service.sample(name, stage=stage) for stage in stages] == [1, 1, None, None]
+        assert [service.sample(name, model="mars", stage=s) for s in stages] == [1, 1, None, None]
 
 
 def test_engine_that_cannot_answer_now_is_a_503_with_its_sentence(made_up, engines, points, caplog):
@@ -120,15 +120,15 @@ def test_state_of_every_engine_is_a_metric(made_up, engines):
     assert set(states(service, "10").values()) == {None}
 
 
-def test_engines_are_closed_if_one_of_them_does_not_open(settings, engines):
+def test_engines_are_closed_if_one_of_them_does_not_open(calling, settings, engines):
     def second_refuses(name: str, model: IntegerModel):
         if engines.opened:
             raise EngineError("the board holds one model only")
         return engines(name, model)
 
-    chosen = settings()
-    with pytest.raises(EngineError, match="one model only"):
-        load_models(chosen.models, "board", "mars", second_refuses)
+    app = create_app(settings(), engine_factory=second_refuses)
+    with pytest.raises(EngineError, match="one model only"), calling(app):
+        pass
     assert [engine.closed for engine in engines.opened] == [True]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import socket
@@ -63,8 +64,8 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
     return response.status, response.read()
 
 
-def start(models_dir: Path, read_timeout_s: float = 1.0) -> Live:
-    options = {
+def start(models_dir: Path, read_timeout_s: float = 1.0, **changes: object) -> Live:
+    options: dict[str, object] = {
         "--models": models_dir,
         "--engine": "mirror",  # opens wherever the tests run
         "--port": 0,
@@ -72,7 +73,7 @@ def start(models_dir: Path, read_timeout_s: float = 1.0) -> Live:
         "--max-body-bytes": 100_000,
         "--max-header-bytes": 8192,
         "--log-level": "warning",
-    }
+    } | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
     arguments = [str(word) for option in options.items() for word in option]
     command = [sys.executable, "-c", "from emamba_service.cli import main; main()", *arguments]
     process = subprocess.Popen(
@@ -262,3 +263,61 @@ def test_signal_ends_the_process_with_0(models_dir, number):
         assert service.process.stderr.read() == ""
     finally:
         finish(service)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_crash_of_the_engine_is_a_503_and_the_service_goes_on(models_dir, points, number):
+    live = start(models_dir)
+    try:
+        body = {"points": points}
+        before = httpx.post(f"{live.url}/v1/pose", json=body).json()
+        (engine,) = children(live.process.pid)
+        os.kill(engine, number)
+        deadline = time.monotonic() + 30
+        seen = set()
+        while True:
+            answer = httpx.post(f"{live.url}/v1/pose", json=body)
+            seen.add(answer.status_code)
+            if answer.status_code == 200 and children(live.process.pid) not in ([], [engine]):
+                break
+            if answer.status_code == 503:
+                assert answer.json()["type"] == "/problems/engine-unavailable"
+                assert answer.headers["retry-after"] == "1"
+                assert "the engine's process was ended by SIG" in answer.json()["detail"]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert seen <= {200, 503}
+        assert answer.json()["poses"] == before["poses"]
+        assert httpx.get(f"{live.url}/health/ready").status_code == 200
+        assert "emamba_engine_restarts_total 1.0" in httpx.get(f"{live.url}/metrics").text
+        assert live.stop(signal.SIGTERM) == 0
+    finally:
+        finish(live)
+
+
+def test_connections_beyond_the_limit_are_refused_and_room_is_made_again(models_dir, points):
+    live = start(models_dir, max_connections=2)
+    try:
+        held = [live.connect(), live.connect()]
+        for connection in held:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_answer(connection)[0] == 200
+        status, problem = live.exchange(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (status, problem["detail"]) == (
+            503,
+            "all 2 connections are taken; try again after 1 s",
+        )
+        for connection in held:
+            connection.close()
+        deadline = time.monotonic() + 10
+        while httpx.get(f"{live.url}/health/live").status_code != 200:
+            assert time.monotonic() < deadline
+        text = httpx.get(f"{live.url}/metrics").text
+        assert 'emamba_errors_total{kind="too-many-connections"}' in text
+        assert "emamba_connections 1.0" in text
+    finally:
+        finish(live)

@@ -12,12 +12,13 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from emamba.engines import MirrorEngine, Recorded
+from emamba.engines import EngineInfo, MirrorEngine, Recorded
 from emamba.package import load_package
 from emamba_service import shadow as shadow_module
 from emamba_service.app import create_app
@@ -291,7 +292,9 @@ class Bench:
 
     def __init__(self, models_dir: Path, folder: Path) -> None:
         self.package, self.batch, outputs = batch_and_outputs(models_dir, np.zeros((1, 8, 8, 5)))
-        self.loaded = LoadedModel(self.package, MirrorEngine(self.package.model))
+        # A checker asks neither queue nor statistics.
+        lane = SimpleNamespace(info=EngineInfo("board", "made up for a test"))
+        self.loaded = LoadedModel(self.package, lane, scheduler=None, statistics=None)
         self.recorded = Recorded(outputs, "board")
         self.gate = threading.Event()
         self.round_s = 0.0

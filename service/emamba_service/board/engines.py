@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from emamba.compiler import Compiler, NativeError, cache_folder
 from emamba.engines import Engine, EngineError, EngineInfo, open_engine
@@ -30,15 +30,16 @@ from emamba.overlay import (
 from emamba.simulated import build_simulation
 from emamba_service.board.bare import BareBoard
 from emamba_service.board.board import Board, Limits, Loadable, Report
+from emamba_service.board.counts import count_faults
 from emamba_service.board.engine import BoardEngine
 from emamba_service.board.host import PynqHost, check_board, check_pynq
 from emamba_service.board.owner import BoardOwner
 from emamba_service.board.ports import BoardError, Host
 from emamba_service.emulator import parse
-from emamba_service.models import EngineFactory
+from emamba_service.lanes import EngineFactory
 from emamba_service.settings import Settings
 
-__all__ = ["BOARD_ENGINES", "BareFactory", "open_bare_for", "open_engine_for"]
+__all__ = ["BOARD_ENGINES", "BareFactory", "open_bare_for", "open_engine_for", "open_reporting"]
 
 BOARD_ENGINES = ("board", "emulator")
 BareFactory = Callable[[str, IntegerModel], Engine | BareBoard]
@@ -49,12 +50,17 @@ _REFUSALS = (
 
 
 def open_engine_for(settings: Settings, registry: CollectorRegistry | None = None) -> EngineFactory:
+    """`open_reporting`, with faults counted in `registry`."""
+    return open_reporting(settings, count_faults(registry or CollectorRegistry()))
+
+
+def open_reporting(settings: Settings, report: Report) -> EngineFactory:
     """A factory `(name, model) -> Engine` for every engine's name.
 
-    Models of one config hash share one board. Faults are counted in `registry`. The factory raises
-    `EngineError`.
+    Models of one config hash share one board. `report` is told of faults and what mended them. The
+    factory raises `EngineError`.
     """
-    boards = _Boards(settings, _reporter(registry or CollectorRegistry()))
+    boards = _Boards(settings, report)
 
     def open_named(name: str, model: IntegerModel) -> Engine:
         if name not in BOARD_ENGINES:
@@ -73,7 +79,7 @@ def open_bare_for(
     A board whose golden frames come out wrong is opened too, so that a verdict can say where. With
     `tap`, a stream's name, the kernel answers with that stage's tokens.
     """
-    report = _reporter(registry or CollectorRegistry())
+    report = count_faults(registry or CollectorRegistry())
 
     def open_named(name: str, model: IntegerModel) -> Engine | BareBoard:
         if name not in BOARD_ENGINES:
@@ -93,20 +99,6 @@ def _refusing(name: str) -> Iterator[None]:
         yield
     except (EngineError, *_REFUSALS) as error:
         raise EngineError(f"{name}: {error}") from error
-
-
-def _reporter(registry: CollectorRegistry) -> Report:
-    faults = Counter(
-        "emamba_board_faults", "Faults of a board, by kind.", ["kind"], registry=registry
-    )
-    mended = Counter(
-        "emamba_board_mended", "Faults mended, by what mended them.", ["step"], registry=registry
-    )
-
-    def report(event: str, what: str) -> None:
-        (faults if event == "fault" else mended).labels(what).inc()
-
-    return report
 
 
 @dataclass

@@ -7,13 +7,14 @@ sort a frame's points by x, then y, then z; pad with zeros to 64; lay out row-ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from emamba.config import ModelConfig
-from emamba.tasks.task import InputError, TaskError
+from emamba.tasks.task import InputError, TaskError, constants
 
 __all__ = [
     "CHANNELS",
@@ -55,6 +56,7 @@ MAP_POINTS = 64
 # Largest magnitude of each channel; far beyond any radar's, so that only wrong units exceed it.
 LIMITS = (100.0, 100.0, 100.0, 100.0, 1e6)
 _INTENSITY = 4
+_LIMITS = np.array(LIMITS)
 
 Floats = npt.NDArray[np.float32]
 
@@ -111,24 +113,34 @@ def check_features(features: npt.ArrayLike) -> Floats:
     array = _numbers(features, "features")
     if array.ndim != 4 or array.shape[1:] != MAP_SHAPE:
         raise InputError(f"features must have shape [n, 8, 8, 5], not {list(array.shape)}")
-    for index, frame in enumerate(array):
-        _check_values(frame, "features", index)
-    return array.astype(np.float32)
+    if len(array):
+        try:
+            _check_values(array, "features")
+        except InputError:
+            # Slower, and says which frame.
+            for index, frame in enumerate(array):
+                _check_values(frame, "features", index)
+    return array.astype(np.float32, copy=False)
 
 
-def _numbers(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
+def _numbers(values: npt.ArrayLike, what: str) -> npt.NDArray[np.floating[Any]]:
+    """As float64, or float32 where they are that already."""
     try:
+        if isinstance(values, np.ndarray) and values.dtype == np.float32:
+            return values
         return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} must be a rectangular array of numbers") from error
 
 
-def _check_values(array: npt.NDArray[np.float64], what: str, index: int | None = None) -> None:
+def _check_values(
+    array: npt.NDArray[np.floating[Any]], what: str, index: int | None = None
+) -> None:
     if not np.isfinite(array).all():
         raise InputError(f"{what} must be finite numbers, but hold NaN or infinity", index)
     if array[..., _INTENSITY].min() < 0:
         raise InputError(f"{what} must have intensity >= 0, but hold a negative one", index)
-    beyond = np.abs(array) > LIMITS
+    beyond = np.abs(array) > _LIMITS
     if beyond.any():
         raise InputError(
             f"{what} must lie within 100 m and 100 m/s, intensity within 1e6, "
@@ -157,14 +169,29 @@ class PoseTask:
         """Checked maps (b, 8, 8, 5) -> normalised float64 of the same shape."""
         maps = features.astype(np.float64)
         maps[..., _INTENSITY] = np.log1p(maps[..., _INTENSITY])
-        normalised: npt.NDArray[np.float64] = (maps - self.input_offset) / self.input_scale
+        offset, scale = self._input
+        normalised: npt.NDArray[np.float64] = (maps - offset) / scale
         return normalised
 
     def decode(self, outputs: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Normalised (b, 57) -> joints (b, 19, 3), x y z in metres."""
-        flat = np.array(self.output_offset) + outputs * np.array(self.output_scale)
+        offset, scale = self._output
+        flat = offset + outputs * scale
         joints: npt.NDArray[np.float64] = flat.reshape(-1, 3, len(JOINTS)).transpose(0, 2, 1)
         return joints
+
+    def output_name(self, output: int) -> str:
+        """What one of the network's 57 outputs stands for."""
+        axis, joint = divmod(output, len(JOINTS))
+        return f"{'xyz'[axis]} of {JOINTS[joint]}"
+
+    @cached_property
+    def _input(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return np.array(self.input_offset), np.array(self.input_scale)
+
+    @cached_property
+    def _output(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return np.array(self.output_offset), np.array(self.output_scale)
 
     def to_json(self) -> dict[str, Any]:
         """The task section of `model.json`."""
@@ -200,19 +227,10 @@ class PoseTask:
             if obj["output"]["joints"] != list(JOINTS):
                 raise TaskError("task.output.joints must be the 19 MARS joints in order")
             return cls(
-                _constants(obj["input"]["offset"], len(CHANNELS), "input.offset"),
-                _constants(obj["input"]["scale"], len(CHANNELS), "input.scale", positive=True),
-                _constants(obj["output"]["offset"], config.n_outputs, "output.offset"),
-                _constants(obj["output"]["scale"], config.n_outputs, "output.scale", positive=True),
+                constants(obj["input"]["offset"], len(CHANNELS), "input.offset"),
+                constants(obj["input"]["scale"], len(CHANNELS), "input.scale", positive=True),
+                constants(obj["output"]["offset"], config.n_outputs, "output.offset"),
+                constants(obj["output"]["scale"], config.n_outputs, "output.scale", positive=True),
             )
         except (KeyError, TypeError) as error:
             raise TaskError(f"task section lacks or misstates {error}") from error
-
-
-def _constants(values: Any, count: int, what: str, positive: bool = False) -> tuple[float, ...]:
-    array = np.asarray(values)
-    if array.shape != (count,) or array.dtype.kind not in "fi" or not np.isfinite(array).all():
-        raise TaskError(f"task.{what} must be {count} finite numbers")
-    if positive and array.min() <= 0:
-        raise TaskError(f"task.{what} must be positive, but holds {array.min()}")
-    return tuple(float(v) for v in array)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "TaskError"]
+from typing import Any
+
+import numpy as np
+
+__all__ = ["InputError", "TaskError", "constants"]
 
 
 class TaskError(ValueError):
@@ -15,3 +19,13 @@ class InputError(ValueError):
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message if index is None else f"frame {index}: {message}")
         self.index = index
+
+
+def constants(values: Any, count: int, what: str, positive: bool = False) -> tuple[float, ...]:
+    """A task section's `count` numbers; raises `TaskError`, which names them `what`."""
+    array = np.asarray(values)
+    if array.shape != (count,) or array.dtype.kind not in "fi" or not np.isfinite(array).all():
+        raise TaskError(f"task.{what} must be {count} finite numbers")
+    if positive and array.min() <= 0:
+        raise TaskError(f"task.{what} must be positive, but holds {array.min()}")
+    return tuple(float(v) for v in array)

@@ -148,7 +148,7 @@ def test_interrupt_ends_with_130_and_the_same_command_goes_on(models_dir, data, 
     command = [
         *(sys.executable, "-c", "from emamba_service.cli import main; main()", "verify"),
         *("--engine", "mirror", "--models", str(models_dir), "--data", str(data)),
-        *("--frames", "50", "--batch", "1", "--out", str(out)),
+        *("--frames", "160", "--batch", "1", "--out", str(out)),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         deadline = time.monotonic() + 60
@@ -161,11 +161,11 @@ def test_interrupt_ends_with_130_and_the_same_command_goes_on(models_dir, data, 
         _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert f"interrupted; the same command goes on with {out}" in said
-    again = ("--data", str(data), "--frames", "50", "--batch", "1", "--out", str(out))
+    again = ("--data", str(data), "--frames", "160", "--batch", "1", "--out", str(out))
     assert run(models_dir, *again).exit_code == 0
     report = Report.model_validate_json((out / "report.json").read_text())
-    assert report.comparison.compared == 50
-    assert 2 <= report.ran.resumed_frames < 50
+    assert report.comparison.compared == 160
+    assert 2 <= report.ran.resumed_frames < 160
 
 
 @pytest.mark.skipif(

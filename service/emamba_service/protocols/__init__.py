@@ -1,0 +1,1 @@
+"""What the service speaks: one room a protocol, each in front of `inference`."""
