@@ -19,6 +19,7 @@ from emamba_service import __version__
 from emamba_service.app import create_app
 from emamba_service.auth_command import token
 from emamba_service.board.doctor_command import doctor
+from emamba_service.fleet_command import fleet
 from emamba_service.logs import configure
 from emamba_service.options import fail, with_settings
 from emamba_service.schemas import EXAMPLES
@@ -34,6 +35,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 cli.command()(reproduce)
 cli.command("verify")(verify_command)
 cli.command()(doctor)
+cli.command()(fleet)
 cli.add_typer(token, name="token")
 
 

@@ -99,6 +99,12 @@ class Metrics:
             ["result", "model", "version"],
             registry=registry,
         )
+        self.overlay = Gauge(
+            "emamba_overlay_info",
+            "1 where a board or emulator has an overlay.",
+            ["engine", "preset", "config_hash", "bitstream_sha256"],
+            registry=registry,
+        )
         self.models = _Loaded()
         registry.register(self.models)
         build = Info("emamba_build", "Versions the service runs with.", registry=registry)
@@ -136,6 +142,12 @@ class Metrics:
         for stage, seconds in computed.recorded.stages_s.items():
             if stage in ENGINE_STAGES:
                 self._stages.labels(model, stage).observe(seconds)
+
+    def expect(self, model: str, version: str) -> None:
+        """Have a series of 0 for whatever may become of a request for this version."""
+        for outcome in OUTCOMES:
+            if outcome != "ok":
+                self.inferences.labels(model, version, "none", outcome)
 
     def count_refusal(self, model: str, version: str, outcome: str) -> None:
         """A request for inference has not been answered; `outcome` is one of `OUTCOMES`."""

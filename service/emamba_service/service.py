@@ -12,9 +12,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from starlette.types import Scope
 
+from emamba.overlay import open_overlay
 from emamba.package import Package
 from emamba_service.auth import Tokens
-from emamba_service.board.engines import open_engine_for
+from emamba_service.board.engines import BOARD_ENGINES, open_engine_for
 from emamba_service.errors import AdminOffError, NotReadyError, ServiceError
 from emamba_service.inference import Inference
 from emamba_service.lanes import EngineRoom, Lane, ProcessRoom, ThreadRoom
@@ -95,6 +96,7 @@ class Service:
         self._repository = repository
         self._shadow = self._shadow_of()
         self._measure()
+        self._show_overlay()
         self.metrics.models.now = self.models
         self.inference.closed = None
 
@@ -185,6 +187,7 @@ class Service:
         return ThreadRoom(factory)
 
     def _scheduler(self, package: Package, lane: Lane, statistics: ModelStatistics) -> Scheduler:
+        self.metrics.expect(package.name, package.version)
         observe = self.metrics.observe_batch_of(package.name)
 
         def observe_batch(frames: int) -> None:
@@ -234,6 +237,20 @@ class Service:
         self._stack.enter_context(sampler)
         self.metrics.registry.register(collector)
         self._stack.callback(self.metrics.registry.unregister, collector)
+
+    def _show_overlay(self) -> None:
+        """Show in the metrics what the engines' board is configured with, if they have one."""
+        settings = self.settings
+        if settings.engine not in BOARD_ENGINES:
+            return
+        if settings.overlay is None:
+            config_hash = self.models.get().package.model.config_hash
+            labels = (settings.engine, settings.emulator_preset, config_hash, "none")
+        else:
+            about = open_overlay(settings.overlay).manifest
+            bitstream = about["files"]["emamba.bit"]
+            labels = (settings.engine, about["preset"], about["config_hash"], bitstream)
+        self.metrics.overlay.labels(*labels).set(1)
 
     def _shadow_of(self) -> ShadowChecker | None:
         """The running checker, if there is anything to check."""

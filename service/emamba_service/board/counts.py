@@ -6,7 +6,10 @@ from prometheus_client import CollectorRegistry, Counter
 
 from emamba_service.board.board import Report
 
-__all__ = ["count_faults"]
+__all__ = ["STEPS", "count_faults"]
+
+# What mends a fault; a series of each is there before the first.
+STEPS = ("reset", "reload", "return")
 
 
 def count_faults(registry: CollectorRegistry) -> Report:
@@ -17,6 +20,8 @@ def count_faults(registry: CollectorRegistry) -> Report:
     mended = Counter(
         "emamba_board_mended", "Faults mended, by what mended them.", ["step"], registry=registry
     )
+    for step in STEPS:
+        mended.labels(step)
 
     def report(event: str, what: str) -> None:
         (faults if event == "fault" else mended).labels(what).inc()

@@ -1,0 +1,67 @@
+"""Programs of Debian's, whether they are installed or not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNPACKED = ROOT / ".venv" / "debian"
+PACKAGES = {
+    "prometheus": ["prometheus"],
+    "promtool": ["prometheus"],
+    "haproxy": ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"],
+}
+
+
+def debian_tool(name: str) -> Path:
+    """The program `name`: this machine's, or unpacked below .venv without installing anything.
+
+    Skips the test, with the reason, where neither is possible.
+    """
+    if (found := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")) is not None:
+        return Path(found)
+    wrapper = UNPACKED / "bin" / name
+    if not wrapper.exists():
+        try:
+            _unpack(PACKAGES[name])
+            _wrap(name, wrapper)
+        except (OSError, subprocess.SubprocessError, StopIteration) as error:
+            said = getattr(error, "stderr", None) or error
+            pytest.skip(f"{name} is not installed, and Debian's cannot be had: {said}")
+    return wrapper
+
+
+def _unpack(packages: list[str]) -> None:
+    """Download and unpack packages with apt's own lists in a folder of ours: no root needed."""
+    state = UNPACKED / "apt"
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    options = [
+        *("-o", f"Dir::State={state}", "-o", f"Dir::State::Lists={state / 'lists'}"),
+        *("-o", f"Dir::Cache={state / 'cache'}", "-o", "Dir::State::status=/var/lib/dpkg/status"),
+        *("-o", "APT::Sandbox::User=root", "-qq"),
+    ]
+    _run(["apt-get", *options, "update"])
+    _run(["apt-get", *options, "download", *packages], cwd=state)
+    for package in state.glob("*.deb"):
+        _run(["dpkg-deb", "-x", str(package), str(UNPACKED / "root")])
+
+
+def _run(command: list[str], cwd: Path | None = None) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+def _wrap(name: str, wrapper: Path) -> None:
+    """A script that runs an unpacked program with the libraries unpacked beside it."""
+    program = next(path for path in (UNPACKED / "root").glob(f"usr/*bin/{name}") if path.is_file())
+    libraries = {str(path.parent) for path in (UNPACKED / "root").glob("usr/lib/**/*.so*")}
+    wrapper.parent.mkdir(parents=True, exist_ok=True)
+    wrapper.write_text(
+        f'#!/bin/sh\nLD_LIBRARY_PATH="{":".join(sorted(libraries))}" exec "{program}" "$@"\n'
+    )
+    wrapper.chmod(0o755)
