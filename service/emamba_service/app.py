@@ -12,6 +12,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
@@ -28,6 +29,7 @@ from emamba_service.limits import Limited, Observer, RequestLimits
 from emamba_service.logs import new_request_id, request_id, trace_parent
 from emamba_service.models import EngineFactory
 from emamba_service.protocols.classify import Classify
+from emamba_service.protocols.classify_schema import ClassifyRequest, classify_route
 from emamba_service.protocols.oip import Oip, add_oip_routes
 from emamba_service.protocols.oip.schema import InferRequest, infer_routes
 from emamba_service.protocols.pose import Pose
@@ -169,8 +171,9 @@ class Routes:
 
 
 def _openapi(app: App, settings: Settings) -> dict[str, Any]:
-    described = [schemas.pose_route(), *infer_routes()]
-    return schemas.openapi_document(app, settings, described, [schemas.PoseRequest, InferRequest])
+    described = [schemas.pose_route(), classify_route(), *infer_routes()]
+    bodies: list[type[BaseModel]] = [schemas.PoseRequest, ClassifyRequest, InferRequest]
+    return schemas.openapi_document(app, settings, described, bodies)
 
 
 def _endpoints(service: Service) -> dict[str, Endpoint]:

@@ -1,7 +1,9 @@
 """Bearer tokens: who may infer, who may load models, and how often.
 
 A token is 256 random bits, so that its SHA-256 says nothing about it: nobody can try them all, and
-a slow hash as for passwords would only slow requests. The file holds hashes alone.
+a slow hash as for passwords would only slow requests. The file holds hashes alone, and a hash of
+anything that has not the form of a made token is of no use: such a token is refused before it is
+hashed.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BEARER = re.compile(r"[Bb]earer +(emt_[A-Za-z0-9_-]{43})")
 _MAX_FILE_BYTES = 1024 * 1024
+# Each request is compared with all of them.
+_MAX_TOKENS = 256
 _MAX_RATE = 1e6
 # Between looks at the file, whose change takes effect without a new start.
 _LOOK_S = 1.0
@@ -90,8 +94,9 @@ class Tokens:
         self._clock = clock
         self._looked_s = clock()
         self._state = _state_of(path)
+        self._tokens: list[tuple[bytes, Token]] = []
         self._buckets: dict[str, _Bucket] = {}
-        self._tokens = {token.sha256: token for token in read_tokens(path)}
+        self._hold(read_tokens(path))
 
     def admit(self, authorization: str | None, scope: Scope) -> str:
         """The name of the token in the header `Authorization`, if it may do `scope`.
@@ -119,10 +124,10 @@ class Tokens:
             raise UnauthorizedError(
                 "Authorization must be Bearer and a token of this service, but is of another form"
             )
-        digest = hashlib.sha256(match[1].encode()).hexdigest()
+        digest = hashlib.sha256(match[1].encode()).digest()
         found = None
         # All of them, each in constant time: how long it takes tells nothing about any.
-        for known, token in self._tokens.items():
+        for known, token in self._tokens:
             if hmac.compare_digest(known, digest):
                 found = token
         if found is None:
@@ -147,18 +152,22 @@ class Tokens:
 
     def _look(self, now_s: float) -> None:
         self._looked_s = now_s
+        state = _state_of(self._path)
+        if state == self._state:
+            return
+        self._state = state
         try:
-            state = _state_of(self._path)
-            if state == self._state:
-                return
-            self._state = state
             tokens = read_tokens(self._path)
         except SettingsError as error:
             _log.error("%s; the tokens of before stay in force", error)
             return
-        self._tokens = {token.sha256: token for token in tokens}
-        self._buckets = {key: self._buckets[key] for key in self._tokens if key in self._buckets}
+        self._hold(tokens)
         _log.info("%d tokens have been read anew from %s", len(tokens), self._path)
+
+    def _hold(self, tokens: list[Token]) -> None:
+        self._tokens = [(bytes.fromhex(token.sha256), token) for token in tokens]
+        kept = {token.sha256 for token in tokens}
+        self._buckets = {key: self._buckets[key] for key in self._buckets.keys() & kept}
 
 
 def new_token(
@@ -174,24 +183,11 @@ def new_token(
 def read_tokens(path: Path) -> list[Token]:
     """The tokens in a file; raises `SettingsError`, which says what is wrong with it."""
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise SettingsError(f"{path}: tokens cannot be read: {error.strerror}") from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise SettingsError(
-            f"{path}: must be for its owner alone, but has mode {stat.S_IMODE(mode):03o}; "
-            f"run chmod 600 {path}"
-        )
-    if len(raw) > _MAX_FILE_BYTES:
-        raise SettingsError(f"{path}: must be at most {_MAX_FILE_BYTES} bytes, but is more")
-    try:
-        entries = json.loads(raw)
+        entries = json.loads(_read_private(path))
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: must be JSON, but is not: {error}") from error
-    if not isinstance(entries, list):
-        raise SettingsError(f"{path}: must be an array of tokens")
+    if not isinstance(entries, list) or len(entries) > _MAX_TOKENS:
+        raise SettingsError(f"{path}: must be an array of at most {_MAX_TOKENS} tokens")
     tokens = [_token(f"{path}: token {index}", entry) for index, entry in enumerate(entries)]
     for what, values in (
         ("name", [token.name for token in tokens]),
@@ -217,6 +213,28 @@ def write_tokens(path: Path, tokens: list[Token]) -> None:
         raise
 
 
+def _read_private(path: Path) -> bytes:
+    """The bytes of a file that is its owner's alone; raises `SettingsError`."""
+    try:
+        # A pipe would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise SettingsError(f"{path}: must be a file of tokens, but is none")
+            raw = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"{path}: tokens cannot be read: {error.strerror}") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SettingsError(
+            f"{path}: must be for its owner alone, but has mode {stat.S_IMODE(mode):03o}; "
+            f"run chmod 600 {path}"
+        )
+    if len(raw) > _MAX_FILE_BYTES:
+        raise SettingsError(f"{path}: must be at most {_MAX_FILE_BYTES} bytes, but is more")
+    return raw
+
+
 def _token(where: str, entry: Any) -> Token:
     if not isinstance(entry, Mapping) or not {"name", "sha256", "scopes"} <= entry.keys():
         raise SettingsError(f"{where} must be an object with name, sha256 and scopes")
@@ -232,7 +250,7 @@ def _token(where: str, entry: Any) -> Token:
         )
     if not isinstance(scopes, list) or not scopes or not all(scope in SCOPES for scope in scopes):
         raise SettingsError(
-            f"{where}: scopes must be some of {', '.join(SCOPES)}, but are {scopes}"
+            f"{where}: scopes must be some of {', '.join(SCOPES)}, but are {scopes!r}"
         )
     rate = entry.get("requests_per_s")
     numeric = isinstance(rate, (int, float)) and not isinstance(rate, bool)
@@ -244,10 +262,10 @@ def _token(where: str, entry: Any) -> Token:
     return Token(name, digest, tuple(dict.fromkeys(scopes)), rate)
 
 
-def _state_of(path: Path) -> tuple[int, int, int]:
-    """What changes whenever the file does."""
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever the file, its mode included, does; None where there is no file."""
     try:
         found = path.stat()
-    except OSError as error:
-        raise SettingsError(f"{path}: tokens cannot be read: {error.strerror}") from error
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    except OSError:
+        return None
+    return found.st_ctime_ns, found.st_size, found.st_ino

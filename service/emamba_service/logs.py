@@ -17,7 +17,15 @@ import orjson
 
 from emamba_service.settings import Settings
 
-__all__ = ["audit", "configure", "new_request_id", "request_id", "trace_ids", "trace_parent"]
+__all__ = [
+    "JsonFormatter",
+    "audit",
+    "configure",
+    "new_request_id",
+    "request_id",
+    "trace_ids",
+    "trace_parent",
+]
 
 # The request that is being answered, and its header `traceparent`, if it has one.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -39,7 +47,7 @@ def configure(settings: Settings) -> None:
     """Have this process log to standard error as `settings` say."""
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(_JsonFormatter() if settings.log_format == "json" else text)
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     # Whoever administers is told of, whatever else is.
     _audit.setLevel(logging.INFO)
@@ -67,7 +75,7 @@ def audit(action: str, outcome: str, **fields: str) -> None:
     _audit.info("%s", sentence, extra=told)
 
 
-class _JsonFormatter(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:

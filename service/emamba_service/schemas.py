@@ -20,9 +20,11 @@ from emamba_service.errors import PROBLEM_JSON, ServiceError
 from emamba_service.settings import Settings
 
 __all__ = [
+    "CHOICE",
     "EVERYWHERE",
     "EXAMPLES",
     "INFERENCE_PROBLEMS",
+    "TREATMENT",
     "Index",
     "Live",
     "ModelList",
@@ -345,7 +347,7 @@ def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-_TREATMENT = [
+TREATMENT = [
     _query(
         "priority",
         "1 is served first, 9 last; 5 unless given",
@@ -360,7 +362,7 @@ _TREATMENT = [
         minimum=1,
     ),
 ]
-_CHOICE = [
+CHOICE = [
     _query("model", "Of bytes: name of the model; the default unless given", type="string"),
     _query("version", "Of bytes: version of the model; the latest unless given", type="string"),
 ]
@@ -382,7 +384,7 @@ def pose_route() -> APIRoute:
         "Joints in metres for one frame or a batch of frames of radar points.",
         {"application/json": json_body, "application/octet-stream": {"schema": maps}},
         {200: answer, **problem_answers(*kinds)},
-        [*_CHOICE, *_TREATMENT],
+        [*CHOICE, *TREATMENT],
     )
 
 

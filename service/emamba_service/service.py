@@ -22,7 +22,7 @@ from emamba_service.lanes import EngineRoom, Lane, ProcessRoom, ThreadRoom
 from emamba_service.logs import audit
 from emamba_service.metrics import Metrics
 from emamba_service.models import EngineFactory, Models, Repository
-from emamba_service.protocols.stream import Streams
+from emamba_service.protocols.streams import Streams
 from emamba_service.scheduler import Scheduler
 from emamba_service.settings import Settings
 from emamba_service.shadow import ShadowChecker

@@ -1,4 +1,7 @@
-"""Counts and times of one model version, as Triton's statistics extension shows them."""
+"""Counts and times of one model version, as Triton's statistics extension shows them.
+
+https://github.com/triton-inference-server/server (docs/protocol/extension_statistics.md)
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Any
 
 __all__ = ["ModelStatistics"]
 
-# Batch sizes with a count of their own; further ones share the last.
-_SIZES = 64
+# Batch sizes with a count of their own; larger ones are counted with the last.
+_MOST_SIZES = 1024
 
 
 class _Duration:
@@ -43,7 +46,8 @@ class ModelStatistics:
         self._input = _Duration()
         self._infer = _Duration()
         self._output = _Duration()
-        self._batches: dict[int, int] = {}
+        # By frames of a batch: input, infer, output.
+        self._batches: dict[int, tuple[_Duration, _Duration, _Duration]] = {}
 
     def record_success(
         self,
@@ -67,15 +71,22 @@ class ModelStatistics:
         """A request has not been answered."""
         self._fail.add(seconds)
 
-    def record_batch(self, frames: int) -> None:
+    def record_batch(
+        self, frames: int, *, input_s: float = 0.0, infer_s: float = 0.0, output_s: float = 0.0
+    ) -> None:
         """The engine has computed `frames` frames at a time."""
         self._executions += 1
-        size = min(frames, _SIZES)
-        self._batches[size] = self._batches.get(size, 0) + 1
+        size = min(frames, _MOST_SIZES)
+        stages = self._batches.get(size)
+        if stages is None:
+            stages = self._batches[size] = (_Duration(), _Duration(), _Duration())
+        stages[0].add(input_s)
+        stages[1].add(infer_s)
+        stages[2].add(output_s)
 
     def document(self) -> dict[str, Any]:
         """The extension's members, name and version apart."""
-        nothing = {"count": 0, "ns": 0}
+        nothing = _Duration().document()
         return {
             "last_inference": self._last_inference_ms,
             "inference_count": self._frames,
@@ -91,7 +102,12 @@ class ModelStatistics:
                 "cache_miss": nothing,
             },
             "batch_stats": [
-                {"batch_size": size, "compute_infer": {"count": count, "ns": 0}}
-                for size, count in sorted(self._batches.items())
+                {
+                    "batch_size": size,
+                    "compute_input": stages[0].document(),
+                    "compute_infer": stages[1].document(),
+                    "compute_output": stages[2].document(),
+                }
+                for size, stages in sorted(self._batches.items())
             ],
         }

@@ -27,7 +27,8 @@ from emamba_service.scheduler import PRIORITIES
 
 __all__ = ["InferRequest", "read_request", "write_answer"]
 
-_KEYS = frozenset({"id", "parameters", "inputs", "outputs"})
+# Clients of KServe say the model's name in the body, too.
+_KEYS = frozenset({"id", "model_name", "parameters", "inputs", "outputs"})
 _PARAMETERS = frozenset({"binary_data_output", "priority", "timeout"})
 _INPUT_KEYS = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT_KEYS = frozenset({"name", "parameters"})
@@ -41,6 +42,7 @@ class InferRequest:
 
     inputs: npt.NDArray[Any]
     id: str | None
+    model_name: str | None
     priority: int
     timeout_s: float | None
     binary_output: bool
@@ -57,7 +59,7 @@ def read_request(
     """
     if header_length == 0:
         inputs = _from_bytes(body, None, signature.input, max_frames)
-        return InferRequest(_checked(inputs, signature), None, 0, None, True)
+        return InferRequest(_checked(inputs, signature), None, None, 0, None, True)
     if header_length is not None and header_length > len(body):
         raise InvalidRequestError(
             f"Inference-Header-Content-Length must be at most the body's {len(body)} bytes, "
@@ -71,6 +73,7 @@ def read_request(
     return InferRequest(
         _checked(inputs, signature),
         _id(document),
+        _model_name(document),
         _integer(parameters, "priority", PRIORITIES[-1]),
         _integer(parameters, "timeout", _MAX_TIMEOUT_US) / 1e6 or None,
         _binary_output(document, parameters, signature.output),
@@ -167,39 +170,58 @@ def _from_json(document: dict[str, Any], frames: int, tensor: Tensor) -> npt.NDA
     what = f"input {tensor.name}: data"
     if type(data) is not list:
         raise InvalidRequestError(f"{what} must be an array, but is {_shown(document, 'data')}")
-    for size in (frames, *tensor.shape[:-1]):
-        if not data or type(data[0]) is not list:
-            break
-        nested = [part for part in data if type(part) is list]
-        if len(nested) != len(data) or len(data) % size:
-            break
-        data = [value for part in nested for value in part]
+    if data and type(data[0]) is list:
+        data = _flattened(data, (frames, *tensor.shape), what)
     if len(data) != frames * tensor.values:
         raise InvalidInputError(
             f"{what} must hold {frames * tensor.values} numbers for its shape, "
             f"but holds {len(data)}"
         )
-    kinds = set(map(type, data))
-    allowed = {int, float} if tensor.dtype.kind == "f" else {int}
-    if not kinds <= allowed:
+    _check_numbers(data, tensor, what)
+    # Numbers that are too large for FP32 become infinite, which the task's check refuses.
+    with np.errstate(over="ignore"):
+        return np.array(data, tensor.dtype).reshape(frames, *tensor.shape)
+
+
+def _flattened(data: list[Any], shape: tuple[int, ...], what: str) -> list[Any]:
+    """The innermost values of nested arrays of exactly this shape."""
+    for depth, size in enumerate(shape):
+        if depth:
+            if not all(type(part) is list and len(part) == size for part in data):
+                raise InvalidInputError(
+                    f"{what} must be flat or nested as its shape {list(shape)} is, but at depth "
+                    f"{depth} not every part is an array of {size}"
+                )
+            data = [value for part in data for value in part]
+        elif len(data) != size:
+            raise InvalidInputError(
+                f"{what} must be flat or nested as its shape {list(shape)} is, but holds "
+                f"{len(data)} parts"
+            )
+    return data
+
+
+def _check_numbers(data: list[Any], tensor: Tensor, what: str) -> None:
+    """Raise `InvalidInputError` for what cannot be a value of the tensor."""
+    is_float = tensor.dtype.kind == "f"
+    allowed = {int, float} if is_float else {int}
+    if not set(map(type, data)) <= allowed:
         at = next(at for at, value in enumerate(data) if type(value) not in allowed)
-        must = "numbers" if tensor.dtype.kind == "f" else "integers"
+        must = "numbers" if is_float else "integers"
+        came = json_type(data[at]) if is_float or type(data[at]) is not float else repr(data[at])
         raise InvalidInputError(
-            f"{what} must hold {must}, but holds {json_type(data[at])} at position {at}"
+            f"{what} must hold {must}, but holds {came} at position {at}", frame=at // tensor.values
         )
-    return _narrowed(data, tensor).reshape(frames, *tensor.shape)
-
-
-def _narrowed(data: list[Any], tensor: Tensor) -> npt.NDArray[Any]:
-    """Numbers as the tensor's type; those too large become infinite or stay as they are, for the
-    task's check to refuse."""
-    if tensor.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return np.array(data, np.float64).astype(tensor.dtype)
-    try:
-        return np.array(data, np.int64)
-    except OverflowError:
-        return np.array(data, np.uint64)
+    if is_float:
+        return
+    limits = np.iinfo(tensor.dtype)
+    if min(data) < limits.min or max(data) > limits.max:
+        at = next(at for at, value in enumerate(data) if not limits.min <= value <= limits.max)
+        raise InvalidInputError(
+            f"{what} must hold integers {limits.min}..{limits.max}, "
+            f"but holds {data[at]} at position {at}",
+            frame=at // tensor.values,
+        )
 
 
 def _frames(shape: Any, tensor: Tensor, max_frames: int) -> int:
@@ -241,7 +263,7 @@ def _only(document: dict[str, Any], key: str, tensor: Tensor) -> dict[str, Any]:
 
 def _binary_output(document: dict[str, Any], parameters: dict[str, Any], tensor: Tensor) -> bool:
     binary = _boolean(parameters, "binary_data_output")
-    if not document.get("outputs"):
+    if document.get("outputs") in (None, []):
         return bool(binary)
     asked = _only(document, "outputs", tensor)
     _check_keys(asked, _OUTPUT_KEYS, f"output {tensor.name}")
@@ -275,6 +297,13 @@ def _id(document: dict[str, Any]) -> str | None:
     if value is None or (type(value) is str and len(value) <= _MAX_ID_CHARACTERS):
         return value or None
     raise InvalidRequestError(f"id must be a string of at most {_MAX_ID_CHARACTERS} characters")
+
+
+def _model_name(document: dict[str, Any]) -> str | None:
+    value = document.get("model_name")
+    if value is None or type(value) is str:
+        return value
+    raise InvalidRequestError(f"model_name must be a string, but is {json_type(value)}")
 
 
 def _integer(parameters: dict[str, Any], key: str, most: int) -> int:

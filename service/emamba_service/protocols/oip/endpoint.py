@@ -31,10 +31,15 @@ class Oip:
         signature = signature_of(loaded.package)
         header_length = _header_length(call)
         request = await self._read(await call.body(), header_length, signature)
+        package = loaded.package
+        if request.model_name not in (None, package.name):
+            raise InvalidRequestError(
+                f"model_name must be {package.name}, as in the path, "
+                f"but is {shortened(request.model_name)!r}"
+            )
         ask = Ask(call.client, call.received_at, request.priority, request.timeout_s)
         answered = await self._inference.run(loaded, request.inputs, ask)
         values = signature.flat(answered.values)
-        package = loaded.package
         body, length = write_answer(package.name, package.version, values, signature, request)
         if length is None:
             return Reply(body)

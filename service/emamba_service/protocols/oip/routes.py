@@ -27,6 +27,7 @@ from emamba_service.models import IndexEntry, LoadedModel
 from emamba_service.protocols.oip.schema import oip_answers, path_parameter
 from emamba_service.protocols.oip.signature import signature_of
 from emamba_service.protocols.request import json_type, load_json
+from emamba_service.scheduler import DEFAULT_PRIORITY, PRIORITIES
 from emamba_service.service import Service
 
 __all__ = ["add_oip_routes"]
@@ -136,8 +137,15 @@ class _Routes:
                 "input": [_config_of(signature.input.document())],
                 "output": [_config_of(signature.output.document())],
                 "dynamic_batching": {
-                    "preferred_batch_size": [settings.max_batch],
                     "max_queue_delay_microseconds": round(settings.batch_delay_s * 1e6),
+                    "priority_levels": PRIORITIES[-1],
+                    "default_priority_level": DEFAULT_PRIORITY,
+                    "default_queue_policy": {
+                        "timeout_action": "REJECT",
+                        "default_timeout_microseconds": round(settings.request_timeout_s * 1e6),
+                        "allow_timeout_override": True,
+                        "max_queue_size": settings.max_queue,
+                    },
                 },
             }
         )
@@ -157,27 +165,24 @@ class _Routes:
 
     async def index(self, request: Request) -> Response:
         """Models that are loaded or could be."""
-        asked = await _document(request, {"ready"})
-        only_ready = asked.get("ready", False)
-        if type(only_ready) is not bool:
-            raise InvalidRequestError(f"ready must be a boolean, but is {json_type(only_ready)}")
+        only_ready = _flag(await _document(request, {"ready"}), "ready")
         entries = self._service.repository.index()
         return _json([_entry(e) for e in entries if not only_ready or e.state == "READY"])
 
     async def load(self, request: Request) -> Response:
         """Serve the versions of a name that its folder holds now."""
         client = self._admin(request)
-        await _document(request, set())
+        await _parameters(request, set())
         await self._service.load(request.path_params["name"], client)
         return _json({})
 
     async def unload(self, request: Request) -> Response:
         """Serve a name no more."""
         client = self._admin(request)
-        asked = await _document(request, {"unload_dependents"})
-        if asked.get("unload_dependents"):
+        parameters = await _parameters(request, {"unload_dependents"})
+        if _flag(parameters, "unload_dependents"):
             raise InvalidRequestError(
-                "parameters: unload_dependents must be false, since no model depends on another"
+                "unload_dependents must be false, since no model depends on another"
             )
         await self._service.unload(request.path_params["name"], client)
         return _json({})
@@ -197,23 +202,37 @@ class _Routes:
         return True
 
 
-async def _document(request: Request, parameters: set[str]) -> dict[str, Any]:
-    """A body's members and those of its `parameters`; an empty body has none."""
+async def _parameters(request: Request, known: set[str]) -> dict[str, Any]:
+    """A body's `parameters`; none where it is empty."""
+    document = await _document(request, {"parameters"})
+    given = document.get("parameters", {})
+    if type(given) is not dict:
+        raise InvalidRequestError(f"parameters must be an object, but is {json_type(given)}")
+    return _only(given, known, "parameters")
+
+
+async def _document(request: Request, known: set[str]) -> dict[str, Any]:
+    """A body's members; none where it is empty."""
     body = await request.body()
     document = load_json(body) if body else {}
     if type(document) is not dict:
         raise InvalidRequestError(f"the body must be an object, but is {json_type(document)}")
-    given = document.pop("parameters", None) or {}
-    if type(given) is not dict:
-        raise InvalidRequestError(f"parameters must be an object, but is {json_type(given)}")
-    members = document | given
+    return _only(document, known, "the body")
+
+
+def _only(members: dict[str, Any], known: set[str], what: str) -> dict[str, Any]:
     for key in members:
-        if key not in parameters:
-            known = ", ".join(sorted(parameters)) or "none"
-            raise InvalidRequestError(
-                f"the body's keys must be among {known}, but one is {shortened(key)!r}"
-            )
+        if key not in known:
+            must = f"have no key but {', '.join(sorted(known))}" if known else "have no keys"
+            raise InvalidRequestError(f"{what} must {must}, but one is {shortened(key)!r}")
     return members
+
+
+def _flag(members: dict[str, Any], key: str) -> bool:
+    value = members.get(key, False)
+    if type(value) is not bool:
+        raise InvalidRequestError(f"{key} must be a boolean, but is {json_type(value)}")
+    return value
 
 
 def _statistics_of(loaded: LoadedModel) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class InferRequest(_Closed):
     """An inference request of the Open Inference Protocol."""
 
     id: str = _may("", "Repeated in the answer", max_length=256)
+    model_name: str = _may("", "As in the path")
     parameters: InferParameters = _may(InferParameters.model_construct(), "How to treat it")
     inputs: list[InferInput] = Field(min_length=1, max_length=1)
     outputs: list[InferOutput] = _may([], "What to answer", max_length=1)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from emamba.package import Package
-from emamba.tasks import ImageTask, PoseTask, Task
+from emamba.tasks import PoseTask, Task
 from emamba.tasks.images import check_images
 from emamba.tasks.mars import JOINTS, MAP_SHAPE, check_features
 
@@ -63,7 +63,7 @@ def signature_of(package: Package) -> Signature:
     task: Task = package.task
     if isinstance(task, PoseTask):
         return _POSE
-    return _of_images(task)
+    return _of_images(task.shape, len(task.classes))
 
 
 def _joints(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -72,11 +72,12 @@ def _joints(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return flat
 
 
-def _of_images(task: ImageTask) -> Signature:
+@lru_cache(maxsize=64)
+def _of_images(shape: tuple[int, int, int], classes: int) -> Signature:
     return Signature(
-        Tensor("image", "UINT8", task.shape),
-        Tensor("probabilities", "FP32", (len(task.classes),)),
-        lambda images: check_images(images, task.shape),
+        Tensor("image", "UINT8", shape),
+        Tensor("probabilities", "FP32", (classes,)),
+        lambda images: check_images(images, shape),
         lambda values: values.astype("<f4"),
     )
 

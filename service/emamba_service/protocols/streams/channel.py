@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from emamba_service.protocols.stream.wire import Frame
+from emamba_service.protocols.streams.wire import Frame
 
 __all__ = ["Channel", "Viewer"]
 

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-from emamba_service.protocols.stream.wire import Frame, StreamError, dropped_message
+from emamba_service.protocols.streams.wire import Frame, StreamError, dropped_message
 
 __all__ = ["Answer", "Session", "WhenFull"]
 
@@ -47,8 +47,8 @@ class Session:
         self.received = 0
         self.acknowledged = 0
         self.dropped = 0
-        # Up to here, answers of a stream that drops were sent and not kept until acknowledged.
-        self.lost = 0
+        # The last answer that was sent, but not kept until it was acknowledged.
+        self._lost: Answer | None = None
 
     @property
     def unanswered(self) -> int:
@@ -118,6 +118,10 @@ class Session:
         again. Raises `StreamError` as `acknowledge` does."""
         self.acknowledge(acknowledged)
         self._sent = 0
+        lost, self._lost = self._lost, None
+        if lost is not None and lost.last > acknowledged:
+            is_text = isinstance(lost.message, str)
+            self._answers.appendleft(_mark(acknowledged + 1, lost.last, is_text))
 
     def _drop(self, frame: Frame) -> None:
         """Answer the oldest waiting frame as dropped, after those that are being computed."""
@@ -137,10 +141,9 @@ class Session:
     def _shorten(self) -> None:
         """Join the two oldest answers that have not been sent, as dropped; or forget a sent one."""
         if self._sent:
-            # The client has it, or a connection that is lost had; it is told of a gap then.
-            old = self._answers.popleft()
+            # The client has it, unless its connection is lost on the way; then it is told.
+            self._lost = self._answers.popleft()
             self._sent -= 1
-            self.lost = max(self.lost, old.last)
             return
         one, other = self._answers.popleft(), self._answers.popleft()
         self.dropped += sum(not answer.is_dropped for answer in (one, other))

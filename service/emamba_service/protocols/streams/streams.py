@@ -26,9 +26,9 @@ from emamba_service.errors import (
 from emamba_service.inference import Ask, Inference
 from emamba_service.metrics import Metrics
 from emamba_service.models import LoadedModel
-from emamba_service.protocols.stream.channel import Channel, Viewer
-from emamba_service.protocols.stream.session import Session, WhenFull
-from emamba_service.protocols.stream.wire import (
+from emamba_service.protocols.streams.channel import Channel, Viewer
+from emamba_service.protocols.streams.session import Session, WhenFull
+from emamba_service.protocols.streams.wire import (
     MAX_SEQUENCE,
     Ack,
     Frame,
@@ -46,6 +46,7 @@ _STREAM_QUERY = frozenset(
     {"model", "version", "when_full", "resumable", "session", "acknowledged", "publish"}
 )
 _GOING_AWAY, _POLICY, _FAILED, _RESTART = 1001, 1008, 1011, 1012
+_TAKEN_OVER = "the session goes on in another connection"
 # A close frame's reason has room for 123 bytes.
 _REASON_BYTES = 123
 
@@ -111,9 +112,10 @@ class Streams:
         except ServiceError as error:
             await _deny(websocket, error, self._metrics)
             return
+        # Before anything is awaited: a connection that this one takes over ends meanwhile.
+        stream.connection = asyncio.current_task()
         await websocket.accept()
         self._metrics.streams.inc()
-        stream.connection = asyncio.current_task()
         code, reason = _GOING_AWAY, "the connection has been lost"
         try:
             await websocket.send_text(self._hello(stream))
@@ -121,7 +123,7 @@ class Streams:
         except (WebSocketDisconnect, OSError):
             pass
         except asyncio.CancelledError:
-            code, reason = _POLICY, "the session goes on in another connection"
+            code, reason = _POLICY, _TAKEN_OVER
             if self._draining:
                 code, reason = _RESTART, "the service is stopping; connect to another instance"
         finally:
@@ -284,7 +286,7 @@ class Streams:
             await asyncio.wait({writing, reading})
 
     async def _read(self, websocket: WebSocket, stream: _Stream) -> tuple[int, str]:
-        session = stream.session
+        session, mine = stream.session, stream.connection
         while True:
             while not session.has_room:
                 stream.room.clear()
@@ -292,6 +294,8 @@ class Streams:
             message = await websocket.receive()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", _GOING_AWAY))
+            if stream.connection is not mine:
+                return _POLICY, _TAKEN_OVER
             try:
                 self._take(session, message)
             except StreamError as error:
@@ -309,9 +313,10 @@ class Streams:
             session.take(what)
 
     async def _write(self, websocket: WebSocket, stream: _Stream) -> tuple[int, str]:
-        session = stream.session
-        while True:
-            while (answer := session.next_answer()) is not None:
+        session, mine = stream.session, stream.connection
+        # Another connection that has taken over sends what is left; nothing may be taken from it.
+        while stream.connection is mine:
+            while stream.connection is mine and (answer := session.next_answer()) is not None:
                 if isinstance(answer.message, str):
                     await websocket.send({"type": "websocket.send", "text": answer.message})
                 else:
@@ -322,6 +327,7 @@ class Streams:
             stream.frames.set()
             stream.answers.clear()
             await stream.answers.wait()
+        return _POLICY, _TAKEN_OVER
 
     async def _work(self, stream: _Stream) -> None:
         """Compute what waits, all of it together, as long as the session lives."""
