@@ -6,7 +6,7 @@ WITH_PYNQ := service/scripts/with_pynq.sh
 EMULATOR_OPTIONS = $(if $(PORT),--port $(PORT)) $(if $(FAULTS),--emulator-faults $(FAULTS))
 PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
 
-.PHONY: serve emulator test lint verify-kernels verify-board overlay wheels bench train-env format clean
+.PHONY: serve emulator test lint verify-kernels verify-board verify-service overlay wheels bench train-env format clean
 
 serve: .venv/serve.stamp
 	$(BIN)/emamba-service $(if $(PORT),--port $(PORT))
@@ -16,7 +16,7 @@ emulator:
 
 test: lint
 	$(BIN)/pytest
-	$(WITH_PYNQ) $(PYTHON) "" pytest tests/board
+	$(WITH_PYNQ) $(PYTHON) "" pytest tests/board tests/deploy/test_monitoring.py
 
 verify-kernels: .venv/dev.stamp
 	EMAMBA_VERIFY=full $(BIN)/pytest tests/hls
@@ -25,6 +25,9 @@ verify-board:
 	EMAMBA_VERIFY=full $(WITH_PYNQ) python3.10 3.1.2 pytest tests/board
 	EMAMBA_VERIFY=full $(WITH_PYNQ) python3.10 4.0.0 pytest tests/board
 	EMAMBA_VERIFY=full $(WITH_PYNQ) python3.12 4.0.0 pytest tests/board
+
+verify-service: .venv/dev.stamp
+	EMAMBA_VERIFY=full $(BIN)/pytest tests/service tests/deploy
 
 overlay: .venv/train.stamp
 	$(BIN)/emamba build overlay models/$(or $(MODEL),mars)/$(or $(VERSION),1) \

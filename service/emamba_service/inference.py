@@ -157,8 +157,9 @@ class Inference:
             computed = await loaded.scheduler.submit(
                 inputs,
                 ask.client,
-                self._timeout_s(ask) - preprocess_s,
+                self._timeout_s(ask),
                 ask.priority or DEFAULT_PRIORITY,
+                spent_s=preprocess_s,
             )
         except ServiceError as error:
             self._count_failure(loaded, error, self._clock() - ask.received_at)

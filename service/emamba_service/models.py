@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from emamba.engines import Engine, EngineError
+from emamba.engines import EngineError
 from emamba.export.golden import golden_frames
-from emamba.fixed import IntegerModel, Mirror
+from emamba.fixed import Mirror
 from emamba.package import Package, PackageError, find_packages, load_package, version_key
 from emamba_service.errors import (
     ModelRefusedError,
@@ -25,7 +25,7 @@ from emamba_service.errors import (
     UnknownVersionError,
     shortened,
 )
-from emamba_service.lanes import EngineRoom, Lane
+from emamba_service.lanes import EngineFactory, EngineRoom, Lane
 from emamba_service.scheduler import Scheduler
 from emamba_service.statistics import ModelStatistics
 
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-EngineFactory = Callable[[str, IntegerModel], Engine]
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 

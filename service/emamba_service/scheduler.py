@@ -146,20 +146,25 @@ class Scheduler:
         client: str,
         timeout_s: float,
         priority: int = DEFAULT_PRIORITY,
+        spent_s: float = 0.0,
     ) -> asyncio.Future[Computed]:
-        """Have `inputs`, n of the task's checked ones, computed within `timeout_s`.
+        """Have `inputs`, n of the task's checked ones, computed within `timeout_s`, of which
+        `spent_s` are over.
 
-        Raises `QueueFullError`, `NotReadyError`; the future fails with `RequestTimeoutError`,
-        `EngineAwayError`, `EngineFailedError`, `InternalError` or `NotReadyError`. A request whose
-        time is over while it is being computed keeps the engine until it ends; nobody waits for it.
+        Raises `QueueFullError`, `NotReadyError` or `RequestTimeoutError`; the future fails with the
+        last, `EngineAwayError`, `EngineFailedError`, `InternalError` or `NotReadyError`. A request
+        whose time is over while it is being computed keeps the engine until it ends; nobody waits
+        for it.
         """
         if self._closed:
             raise NotReadyError("this version of the model is being unloaded; try again")
         self.check_place()
+        if spent_s >= timeout_s:
+            raise _too_late(timeout_s, "was being read")
         job = _Job(inputs, self._loop.create_future(), self._clock())
         if not self._waiting:
             self._since_s = job.queued_s
-        job.timer = self._loop.call_later(timeout_s, self._expire, job, timeout_s)
+        job.timer = self._loop.call_later(timeout_s - spent_s, self._expire, job, timeout_s)
         place = max(self._place, self._places.get(client, 0)) + len(inputs)
         self._places[client] = place
         heapq.heappush(self._heap, (priority, place, next(self._numbers), job))
@@ -288,13 +293,7 @@ class Scheduler:
     def _expire(self, job: _Job, timeout_s: float) -> None:
         job.timer = None
         waited = "waited for the engine" if job.waiting else "was being computed"
-        self._refuse(
-            job,
-            RequestTimeoutError(
-                f"the answer must be ready within {timeout_s:g} s, but the request still {waited}; "
-                "try again after 1 s"
-            ),
-        )
+        self._refuse(job, _too_late(timeout_s, waited))
         # What has expired is otherwise dropped as its turn comes, which a hanging engine defers.
         if len(self._heap) > 2 * self._max_queue:
             self._heap = [entry for entry in self._heap if entry[-1].waiting]
@@ -317,6 +316,13 @@ class Scheduler:
     def _forget_finished(self) -> None:
         if not self._waiting and not self._busy:
             self._idle.set()
+
+
+def _too_late(timeout_s: float, what: str) -> RequestTimeoutError:
+    return RequestTimeoutError(
+        f"the answer must be ready within {timeout_s:g} s, but the request still {what}; "
+        "try again after 1 s"
+    )
 
 
 def _error_of(failure: BaseException | None) -> ServiceError:

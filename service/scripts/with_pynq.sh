@@ -26,7 +26,7 @@ done
 if [ ! -e "$ready" ]; then
     "$python" -m venv "$environment"
     "$environment/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
-        -c requirements-dev.txt -e . -e './service[board]' pytest hypothesis ${pynq:+"pynq==$pynq"}
+        -c requirements-dev.txt -e . -e './service[board]' -e ./client pytest hypothesis pyyaml ${pynq:+"pynq==$pynq"}
     touch "$ready"
 fi
 exec "$environment/bin/$command" "$@"

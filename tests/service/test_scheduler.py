@@ -161,6 +161,15 @@ def test_deadline_is_kept_while_queued_and_while_computed():
     play(scene)
 
 
+def test_request_whose_time_is_over_before_it_waits_is_refused():
+    async def scene(lane, scheduler):
+        with pytest.raises(RequestTimeoutError, match=r"0\.01 s, but the request still was being"):
+            scheduler.submit(frames(1), "a", 0.01, spent_s=0.02)
+        assert (lane.batches, scheduler.pending) == ([], 0)
+
+    play(scene)
+
+
 def test_expired_requests_take_no_memory_while_an_engine_hangs():
     async def scene(lane, scheduler):
         running = scheduler.submit(frames(0), "a", 10)
