@@ -209,7 +209,7 @@ class TaskSummary(_Described):
 
     kind: str
     input_shape: list[int] = Field(description="Rows, columns and channels of the input")
-    channels: list[str] = _absent_list("Of poses: the map's channels in order, units in the names")
+    channels: list[str] = _absent_list("The input's channels in order, units in the names")
     joints: list[str] = _absent_list("Of poses: the joints in the order of every answer")
     unit: str = Field(
         "", description="Of poses: unit of the joints' coordinates", json_schema_extra=_no_default

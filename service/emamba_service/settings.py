@@ -60,7 +60,10 @@ class Settings(BaseSettings):
     max_points: int = Field(4096, ge=1, description="Most points in one frame.")
     max_frames: int = Field(256, ge=1, description="Most frames in one request.")
     max_image_pixels: int = Field(
-        4 * 1024 * 1024, ge=1, description="Most pixels of an uploaded image, before it is read."
+        4 * 1024 * 1024,
+        ge=1,
+        le=100_000_000,
+        description="Most pixels of one request's images together, before they are read.",
     )
     max_connections: int = Field(
         1024, ge=1, le=65536, description="Open connections; more are answered 503 and closed."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -11,7 +12,6 @@ import typer
 
 from emamba.engines import Engine, EngineError, MirrorEngine
 from emamba.package import Package, PackageError
-from emamba.tasks.mars import JOINTS
 from emamba_service.board.bare import BareBoard
 from emamba_service.board.engines import open_bare_for
 from emamba_service.models import load_version
@@ -97,17 +97,18 @@ def _compare(
             f"package: {package.sha256[:12]} is another than that of then, "
             f"{about['package_sha256'][:12]}"
         )
-    _show("then", reproducer.expected, reproducer.got)
+    show = partial(_show, package)
+    show("then", reproducer.expected, reproducer.got)
     expected = MirrorEngine(package.model).run(reproducer.batch)
     if np.array_equal(expected, reproducer.expected):
         typer.echo("mirror today: gives what it gave then")
     else:
-        _show("mirror today, beside then", reproducer.expected, expected)
+        show("mirror today, beside then", reproducer.expected, expected)
     typer.echo(f"engine {engine.info.name}: {engine.info.description}")
     differing = 0
     for run in range(runs):
         got = engine.record(reproducer.batch).outputs
-        differing += _show(f"run {run + 1} of {runs}", expected, got)
+        differing += show(f"run {run + 1} of {runs}", expected, got)
     outcome = "differs from the mirror" if differing else "gives the mirror's integers"
     typer.echo(
         f"engine {engine.info.name} {outcome} in {differing or runs} of {runs} "
@@ -116,7 +117,9 @@ def _compare(
     return differing > 0
 
 
-def _show(what: str, expected: npt.NDArray[np.int16], got: npt.NDArray[np.int16]) -> bool:
+def _show(
+    package: Package, what: str, expected: npt.NDArray[np.int16], got: npt.NDArray[np.int16]
+) -> bool:
     """Print where and in which bits two outputs differ; whether they do."""
     places = np.argwhere(expected != got)
     if not len(places):
@@ -130,10 +133,10 @@ def _show(what: str, expected: npt.NDArray[np.int16], got: npt.NDArray[np.int16]
     )
     for frame, output in places[:_SHOWN].tolist():
         must, came = int(expected[frame, output]), int(got[frame, output])
-        axis, joint = divmod(output, len(JOINTS))
+        name = package.task.output_name(output)
         typer.echo(
-            f"  frame {frame}, output {output} ({'xyz'[axis]} of {JOINTS[joint]}): must be {must}, "
-            f"is {came}; {_bits(must ^ came)}"
+            f"  frame {frame}, output {output} ({name}): must be {must}, is {came}; "
+            f"{_bits(must ^ came)}"
         )
     if len(places) > _SHOWN:
         typer.echo(f"  and {len(places) - _SHOWN} more")

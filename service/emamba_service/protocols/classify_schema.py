@@ -20,7 +20,10 @@ from emamba_service.schemas import (
 __all__ = ["EXAMPLES", "ClassifyAnswer", "ClassifyRequest", "classify_route"]
 
 # A dark bar on 8 x 8 grey pixels, as PNG.
-_FILE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAGUlEQVR4nGM8wQABTAxIjLAwdBFUBiOGLgBoeAJLiea+bgAAAABJRU5ErkJggg=="
+_FILE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAGUlEQVR4nGM8wQAB"
+    "TAxIjLAwdBFUBiOGLgBoeAJLiea+bgAAAABJRU5ErkJggg=="
+)
 EXAMPLES: dict[str, dict[str, Any]] = {
     "one": {"summary": "One image", "value": {"images": [_FILE]}},
     "batch": {"summary": "Two images", "value": {"images": [_FILE, _FILE]}},
