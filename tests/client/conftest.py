@@ -40,6 +40,16 @@ class BlockingASGI(httpx.BaseTransport):
         )
 
 
+class AwaitedASGI(httpx.AsyncBaseTransport):
+    """The same for an async client, whatever its event loop."""
+
+    def __init__(self, blocking: BlockingASGI) -> None:
+        self._blocking = blocking
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await asyncio.to_thread(self._blocking.handle_request, request)
+
+
 class FakeTime:
     """A clock that only sleeping moves; `slept` lists the pauses in seconds."""
 
@@ -118,9 +128,15 @@ def app(models_root: Path, portal: BlockingPortal) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def service(app: Any, portal: BlockingPortal) -> httpx.BaseTransport:
+def service(app: Any, portal: BlockingPortal) -> BlockingASGI:
     """The way to the service for a blocking client."""
     return BlockingASGI(app, portal)
+
+
+@pytest.fixture(scope="session")
+def awaited_service(service: BlockingASGI) -> httpx.AsyncBaseTransport:
+    """The way to the service for an async client."""
+    return AwaitedASGI(service)
 
 
 @pytest.fixture

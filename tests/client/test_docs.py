@@ -29,14 +29,14 @@ def masked(text: str) -> list[str]:
 
 
 def test_python_examples_run(
-    app: Any,
     service: httpx.BaseTransport,
+    awaited_service: httpx.AsyncBaseTransport,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     blocking = partial(emamba_client.Client, transport=service)
-    awaited = partial(emamba_client.AsyncClient, transport=httpx.ASGITransport(app))
+    awaited = partial(emamba_client.AsyncClient, transport=awaited_service)
     monkeypatch.setattr(emamba_client, "Client", blocking)
     monkeypatch.setattr(emamba_client, "AsyncClient", awaited)
     monkeypatch.chdir(tmp_path)

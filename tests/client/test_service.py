@@ -135,9 +135,11 @@ def test_large_body(client: Client) -> None:
         client.poses([np.full((64, 5), 1 / 3)] * 50)
 
 
-def test_async_client_agrees_with_the_blocking_one(app: Any, client: Client) -> None:
+def test_async_client_agrees_with_the_blocking_one(
+    awaited_service: httpx.AsyncBaseTransport, client: Client
+) -> None:
     async def ask() -> tuple[list[PoseResult], Any, Any, bool]:
-        async with AsyncClient(transport=httpx.ASGITransport(app)) as other:
+        async with AsyncClient(transport=awaited_service) as other:
             poses = [other.pose(frame.points) for frame in sample_frames()[:4]]
             return (
                 list(await asyncio.gather(*poses)),
@@ -153,9 +155,9 @@ def test_async_client_agrees_with_the_blocking_one(app: Any, client: Client) -> 
     assert ready
 
 
-def test_async_batch(app: Any, client: Client) -> None:
+def test_async_batch(awaited_service: httpx.AsyncBaseTransport, client: Client) -> None:
     async def ask() -> Any:
-        async with AsyncClient(transport=httpx.ASGITransport(app)) as other:
+        async with AsyncClient(transport=awaited_service) as other:
             return await other.poses([FRAME.points] * 2)
 
     assert asyncio.run(ask()).poses == (client.pose(FRAME.points).pose,) * 2
