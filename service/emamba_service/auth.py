@@ -37,7 +37,7 @@ _BEARER = re.compile(r"[Bb]earer +(emt_[A-Za-z0-9_-]{43})")
 _MAX_FILE_BYTES = 1024 * 1024
 # Each request is compared with all of them.
 _MAX_TOKENS = 256
-_MAX_RATE = 1e6
+_RATES = (1e-3, 1e6)
 # Between looks at the file, whose change takes effect without a new start.
 _LOOK_S = 1.0
 
@@ -199,11 +199,16 @@ def read_tokens(path: Path) -> list[Token]:
 
 
 def write_tokens(path: Path, tokens: list[Token]) -> None:
-    """Replace the file as a whole, readable for its owner alone; raises `OSError`."""
+    """Replace the file as a whole, readable for its owner alone, who stays; raises `OSError`."""
+    path = path.resolve()
     text = json.dumps([token.to_json() for token in tokens], indent=1) + "\n"
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w") as file:
+            if path.exists():
+                # Else a service that is not root's could not read what root has changed.
+                owner = path.stat()
+                os.fchown(handle, owner.st_uid, owner.st_gid)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -254,9 +259,9 @@ def _token(where: str, entry: Any) -> Token:
         )
     rate = entry.get("requests_per_s")
     numeric = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-    if rate is not None and not (numeric and 0 < rate <= _MAX_RATE):
+    if rate is not None and not (numeric and _RATES[0] <= rate <= _RATES[1]):
         raise SettingsError(
-            f"{where}: requests_per_s must be null or above 0 and at most {_MAX_RATE:g}, "
+            f"{where}: requests_per_s must be null or in {_RATES[0]:g}..{_RATES[1]:g}, "
             f"but is {rate!r}"
         )
     return Token(name, digest, tuple(dict.fromkeys(scopes)), rate)

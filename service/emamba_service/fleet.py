@@ -35,6 +35,10 @@ _VALUE = re.compile(r"[A-Za-z0-9._:/@+-]+")
 # Prometheus and the fleet set these themselves.
 _TAKEN = frozenset({"board", "instance", "job"})
 _MAX_WEIGHT = 256
+# HAProxy's own of HTTP without cookies and headers, and %HP, the path alone, for %r.
+_LOG_FORMAT = (
+    "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %tsc %ac/%fc/%bc/%sc/%rc %sq/%bq %HM %HP"
+)
 _OF_ONE_BOARD = (
     "^/(metrics|v1/streams|v2/(repository(/.*)?|(models/([^/]+/(versions/[^/]+/)?)?)?stats))/?$"
 )
@@ -76,7 +80,8 @@ class Board:
 class Proxy:
     """How HAProxy stands in front of the boards.
 
-    `bind` and `status` are where it listens for clients and, on the same machine, for Prometheus;
+    `bind`, `status` and `handover` are where it listens for clients, for Prometheus, and, at a
+    reload, for the process before it;
     `certificate` is a PEM file of certificate chain and key, which makes clients speak HTTPS;
     `requests_per_board` may be at one board at a time; a body of `retried_body_bytes` is sent again
     to another board where one fails.
@@ -84,6 +89,7 @@ class Proxy:
 
     bind: str = "*:8000"
     status: str = "127.0.0.1:8405"
+    handover: str = "127.0.0.1:8406"
     socket: Path = Path("/run/haproxy/admin.sock")
     certificate: Path | None = None
     requests_per_board: int = 32
@@ -154,7 +160,7 @@ def haproxy_config(boards: list[Board], proxy: Proxy, comment: str) -> str:
             _defaults(proxy),
             _frontend(proxy),
             _boards_backend(boards, proxy),
-            _streams_backend(boards),
+            _streams_backend(boards, proxy),
             _status(proxy),
         )
     )
@@ -276,6 +282,7 @@ global
     chroot /var/lib/haproxy
     user haproxy
     group haproxy
+    localpeer fleet
     stats socket {proxy.socket} mode 660 level admin expose-fd listeners
     maxconn 2048
     # Streams of the old process after a reload; they resume in the new one.
@@ -293,7 +300,8 @@ def _defaults(proxy: Proxy) -> str:
 defaults
     mode http
     log global
-    option httplog
+    # Without queries, which name sessions.
+    log-format "{_LOG_FORMAT}"
     option dontlog-normal
     option dontlognull
     option log-separate-errors
@@ -423,11 +431,22 @@ backend boards
 {_servers(boards, "")}"""
 
 
-def _streams_backend(boards: list[Board]) -> str:
+def _streams_backend(boards: list[Board], proxy: Proxy) -> str:
     return f"""\
+# A stream lives on one board: who resumes it, by the session that the board's 101 told, or watches
+# it, by its published name, must come to the same one.
 backend streams
     balance leastconn
-{_servers(boards, " track boards/{name}")}"""
+    stick-table type string len 64 size 100k expire 24h peers handover
+    stick match url_param(session)
+    stick store-response res.hdr(emamba-session)
+    stick on url_param(publish)
+    stick match path,url_dec,field(5,/)
+{_servers(boards, " track boards/{name}")}
+# What the old process knows of streams, the new one is told at a reload.
+peers handover
+    peer fleet {proxy.handover}
+"""
 
 
 def _servers(boards: list[Board], more: str) -> str:

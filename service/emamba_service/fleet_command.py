@@ -32,6 +32,9 @@ def fleet(
         Proxy.bind
     ),
     status: Annotated[str, typer.Option(help="Address of metrics and status page.")] = Proxy.status,
+    handover: Annotated[
+        str, typer.Option(help="Address by which a reload hands over what it knows of streams.")
+    ] = Proxy.handover,
     socket: Annotated[Path, typer.Option(help="Socket for HAProxy's commands.")] = Proxy.socket,
     certificate: Annotated[
         Optional[Path],  # noqa: UP045 - evaluated by Typer
@@ -54,7 +57,9 @@ def fleet(
     Exit code: 0 once both are written, 1 where they cannot be, 2 for a list or option that cannot
     be used.
     """
-    proxy = Proxy(bind, status, socket, certificate, requests_per_board, retried_body_bytes)
+    proxy = Proxy(
+        bind, status, handover, socket, certificate, requests_per_board, retried_body_bytes
+    )
     try:
         _check(proxy)
         listed = read_boards(boards)
@@ -76,7 +81,12 @@ def fleet(
 
 def _check(proxy: Proxy) -> None:
     """Raise `BoardsError` for an option that HAProxy would not understand, or as something else."""
-    for option, address in (("--bind", proxy.bind), ("--status", proxy.status)):
+    addresses = {
+        "--bind": proxy.bind,
+        "--status": proxy.status,
+        "--handover": proxy.handover,
+    }
+    for option, address in addresses.items():
         try:
             parse_address("0.0.0.0" + address[1:] if address.startswith("*:") else address)
         except BoardsError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import stat
 from typing import Any
 
 from emamba_service.settings import Settings, SettingsError
@@ -28,6 +29,11 @@ def ssl_options(settings: Settings) -> dict[str, Any]:
             path.open("rb").close()
         except OSError as error:
             raise SettingsError(f"--{option}: {path} cannot be read: {error.strerror}") from error
+    if (mode := stat.S_IMODE(key.stat().st_mode)) & stat.S_IRWXO:
+        raise SettingsError(
+            f"--tls-key: {key} must not be open to everyone, but has mode {mode:03o}; "
+            f"run chmod 600 {key}"
+        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

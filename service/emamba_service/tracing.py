@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
@@ -18,6 +20,10 @@ __all__ = ["Tracer", "open_tracer"]
 
 # One after the other, as they come in time.
 _STAGES = ("preprocess", "queue", "quantise", "engine", "postprocess")
+
+# A collector that does not answer must not hold up the service's end.
+_CLOSE_S = 2.0
+_EXPORT_TIMEOUT_S = 5.0
 
 
 class Tracer:
@@ -59,8 +65,10 @@ class Tracer:
         span.end(end_ns)
 
     def close(self) -> None:
-        """Send what has been recorded, for a few seconds at most."""
-        self._provider.shutdown()
+        """Send what has been recorded, for 2 s at most."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_CLOSE_S)
 
     def _record_stages(self, span: Any, end_ns: int) -> None:
         """A child for each stage of inference; they end shortly before the request does."""
@@ -74,6 +82,10 @@ class Tracer:
         begin_ns = end_ns - int(sum(timing_us[stage] for stage in _STAGES) * 1e3)
         for stage in _STAGES:
             child = self._tracer.start_span(stage, context=context, start_time=begin_ns)
+            if stage == "engine":
+                # Parts that overlap, and so cannot be spans one after the other.
+                for part, part_us in timing_us.get("engine_stages", {}).items():
+                    child.set_attribute(f"emamba.engine.{part}_us", part_us)
             begin_ns += int(timing_us[stage] * 1e3)
             child.end(begin_ns)
 
@@ -81,10 +93,16 @@ class Tracer:
 def open_tracer(settings: Settings) -> Tracer | None:
     """A tracer that exports to the settings' collector, or None without one.
 
-    Raises `SettingsError` where OpenTelemetry is not installed.
+    Raises `SettingsError` for an endpoint that is no URL, or where OpenTelemetry is not installed.
     """
-    if not settings.trace_endpoint:
+    endpoint = settings.trace_endpoint
+    if not endpoint:
         return None
+    if not _is_url(endpoint):
+        raise SettingsError(
+            "--trace-endpoint must be an http or https URL, such as "
+            f"http://127.0.0.1:4318/v1/traces, but is {endpoint!r}"
+        )
     try:
         sdk = importlib.import_module("opentelemetry.sdk.trace")
         export = importlib.import_module("opentelemetry.sdk.trace.export")
@@ -98,8 +116,16 @@ def open_tracer(settings: Settings) -> Tracer | None:
     resource = resources.Resource.create(
         {"service.name": "emamba-service", "service.version": __version__}
     )
-    provider = sdk.TracerProvider(resource=resource)
+    provider = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)
     # Sends from a thread of its own; its queue is bounded, and what does not fit is dropped.
-    exporter = otlp.OTLPSpanExporter(endpoint=settings.trace_endpoint)
+    exporter = otlp.OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_TIMEOUT_S)
     provider.add_span_processor(export.BatchSpanProcessor(exporter))
     return Tracer(provider)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

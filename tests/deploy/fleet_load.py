@@ -197,10 +197,15 @@ class HaProxy:
         self._status = f"http://127.0.0.1:{status_port}"
         path = log.with_suffix(".cfg")
         path.write_text(unprivileged(config))
-        with log.open("wb") as file:
-            self._process = subprocess.Popen(
-                [program, "-db", "-f", str(path)], stdout=file, stderr=subprocess.STDOUT
-            )
+        self._command = [program, "-db", "-f", str(path)]
+        self._log = log
+        self._process = self._start()
+
+    def reload(self) -> None:
+        """Put a new process in the old one's place, as `systemctl reload` does."""
+        old = self._process
+        self._process = self._start("-sf", str(old.pid))
+        old.wait(30)
 
     def states(self, backend: str = "boards") -> dict[str, str]:
         """Each server's state, UP or DOWN and how near it is to the other; empty before it runs."""
@@ -218,6 +223,12 @@ class HaProxy:
         """End it."""
         self._process.kill()
         self._process.wait()
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as file:
+            return subprocess.Popen(
+                [*self._command, *options], stdout=file, stderr=subprocess.STDOUT
+            )
 
     def _rows(self, backend: str) -> list[dict[str, str]]:
         try:

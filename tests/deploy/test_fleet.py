@@ -21,6 +21,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from deploy.debian_tools import debian_tool
 from deploy.fleet_load import (
     POSE_BYTES,
     HaProxy,
@@ -229,10 +230,7 @@ def test_discovery_names_each_board():
 @pytest.fixture(scope="module")
 def haproxy() -> str:
     """HAProxy's program."""
-    found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-    if found is None:
-        pytest.skip("needs haproxy, of Debian's package haproxy")
-    return found
+    return str(debian_tool("haproxy"))
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +281,7 @@ class StandIn(ThreadingHTTPServer):
 
     ready: bool = True
     breaks: bool = False
+    sessions: int = 0
     came: list[tuple[str, dict[str, str], int]] = field(default_factory=list)
     daemon_threads = True
 
@@ -303,7 +302,10 @@ class _StandInHandler(BaseHTTPRequestHandler):
     server: StandIn
 
     def do_GET(self) -> None:
-        self._answer(200 if self.server.ready else 503)
+        if self.path.startswith("/v1/pose/"):
+            self._upgrade()
+        else:
+            self._answer(200 if self.server.ready else 503)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
@@ -313,6 +315,20 @@ class _StandInHandler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self._answer(200)
+
+    def _upgrade(self) -> None:
+        """Say which server and, to a new stream, which session, and end."""
+        self.send_response(101)
+        self.send_header("connection", "upgrade")
+        self.send_header("upgrade", "websocket")
+        # Of the key that `upgrade` sends; HAProxy checks it.
+        self.send_header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+        self.send_header("server-port", str(self.server.port))
+        if "session=" not in self.path:
+            self.server.sessions += 1
+            self.send_header("emamba-session", f"{self.server.port}-{self.server.sessions}")
+        self.end_headers()
+        self.close_connection = True
 
     def _answer(self, status: int) -> None:
         self.send_response(status)
@@ -332,6 +348,7 @@ def proxied(program: str, folder: Path, ports: list[int], **options: object) -> 
     proxy = Proxy(
         bind=f"127.0.0.1:{port}",
         status=f"127.0.0.1:{status}",
+        handover=f"127.0.0.1:{free_port()}",
         socket=folder / "admin.sock",
         **options,
     )
@@ -393,6 +410,53 @@ def test_forged_client_address_is_replaced(stand_ins):
     ((_, headers, _),) = [came for server in servers for came in server.came]
     assert headers["x-forwarded-for"] == "127.0.0.1"
     assert headers["x-forwarded-proto"] == "http"
+
+
+def upgrade(proxy: HaProxy, path: str) -> dict[str, str]:
+    """The headers of the 101 for a WebSocket."""
+    head = (
+        f"GET {path} HTTP/1.1\r\nhost: fleet\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        answer = connection.recv(4096).decode()
+    status, *lines = answer.rstrip().split("\r\n")
+    assert status.startswith("HTTP/1.1 101"), status
+    return {name: value for name, _, value in (line.partition(": ") for line in lines)}
+
+
+def test_resumed_stream_comes_back_to_its_board(stand_ins):
+    proxy, first, second = stand_ins
+    begun = [upgrade(proxy, "/v1/pose/stream?resumable=true") for _ in range(6)]
+    assert {headers["server-port"] for headers in begun} == {str(first.port), str(second.port)}
+    resumed = [
+        upgrade(proxy, f"/v1/pose/stream?session={one['emamba-session']}&acknowledged=3")
+        for one in begun
+    ]
+    assert [one["server-port"] for one in resumed] == [one["server-port"] for one in begun]
+
+    proxy.reload()
+    again = [upgrade(proxy, f"/v1/pose/stream?session={one['emamba-session']}") for one in begun]
+    assert [one["server-port"] for one in again] == [one["server-port"] for one in begun]
+
+
+def test_viewers_come_to_the_board_of_the_published_stream(stand_ins):
+    proxy, *_ = stand_ins
+    for name in ("hall", "roof", "lab.2"):
+        board = upgrade(proxy, f"/v1/pose/stream?publish={name}")["server-port"]
+        viewers = [upgrade(proxy, f"/v1/pose/watch/{name}?points=true") for _ in range(3)]
+        assert {viewer["server-port"] for viewer in viewers} == {board}
+
+
+def test_stream_of_a_board_that_is_gone_begins_on_another(stand_ins):
+    proxy, first, second = stand_ins
+    ports = {first.port: ("board-0", first), second.port: ("board-1", second)}
+    begun = upgrade(proxy, "/v1/pose/stream?publish=hall")
+    name, server = ports[int(begun["server-port"])]
+    server.ready = False
+    wait_for(lambda: proxy.states("streams")[name].startswith("DOWN"), f"the end of {name}")
+    assert upgrade(proxy, "/v1/pose/stream?publish=hall")["server-port"] != begun["server-port"]
 
 
 REFUSED = {

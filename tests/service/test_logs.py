@@ -11,8 +11,18 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.sync.client import connect
 
-from emamba_service.logs import JsonFormatter, new_request_id, request_id, trace_ids, trace_parent
+from emamba_service.auth import new_token
+from emamba_service.logs import (
+    JsonFormatter,
+    TextFormatter,
+    audit,
+    new_request_id,
+    request_id,
+    trace_ids,
+    trace_parent,
+)
 from service.test_live import finish, start
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -62,6 +72,53 @@ def test_traceback_is_a_member_and_no_line_of_its_own():
     text = JsonFormatter().format(record)
     assert "\n" not in text
     assert json.loads(text)["traceback"].endswith("ValueError: first\nsecond")
+
+
+def test_text_line_ends_with_its_request(in_a_request):
+    record = logging.makeLogRecord({"name": "a", "levelname": "INFO", "msg": "hello"})
+    assert TextFormatter().format(record).endswith(" INFO a: hello [r-1]")
+
+
+def test_nobody_forges_a_line_of_text():
+    forged = "/v1\n2031-01-02 03:04:05,678 INFO emamba_service.audit: action=load\x1b[2J"
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        record = logging.makeLogRecord({"msg": forged, "exc_info": sys.exc_info()})
+    first, *below = TextFormatter().format(record).split("\n")
+    assert first.endswith(
+        r"/v1\u000a2031-01-02 03:04:05,678 INFO emamba_service.audit: "
+        r"action=load\u001b[2J"
+    )
+    assert all(line.startswith("  ") for line in below)
+    assert "\x1b" not in "".join(below)
+
+
+def test_value_of_an_audit_line_cannot_be_another_field(caplog):
+    caplog.set_level("INFO", "emamba_service.audit")
+    audit("load", "refused", client="ops", model='x outcome=done "y"')
+    assert caplog.messages == [
+        r'action=load outcome=refused client=ops model="x outcome=done \"y\""'
+    ]
+    assert caplog.records[0].model == 'x outcome=done "y"'
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_token_in_a_line_is_cut(formatter):
+    secret, _ = new_token("a", ("infer",))
+    record = logging.makeLogRecord({"msg": f"GET /{secret}/x", "route": secret})
+    line = formatter.format(record)
+    assert secret not in line
+    assert "GET /emt_.../x" in line
+
+
+@pytest.mark.parametrize("value", ["half \udc80", 2**70, {1: object()}, float("nan")])
+def test_anything_can_be_a_field(value):
+    assert formatted("hello", strange=value)["message"] == "hello"
+
+
+def test_field_does_not_hide_what_every_line_has():
+    assert formatted("hello", level="none", time="never")["level"] == "warning"
 
 
 @pytest.mark.parametrize("given_id", ["a", "A.b_c-9", "x" * 64])
@@ -132,3 +189,19 @@ def test_service_logs_json_with_ids_and_without_secrets(models_dir, points):
         "route": "/v1/pose",
         "status": 200,
     }
+
+
+def test_opened_stream_leaves_no_session_in_the_log(models_dir):
+    live = start(models_dir, log_level="debug")
+    try:
+        url = live.url.replace("http", "ws") + "/v1/pose/stream?resumable=true"
+        with connect(url) as stream:
+            session = json.loads(stream.recv())["session"]
+        with connect(f"{live.url.replace('http', 'ws')}/v1/pose/stream?session={session}") as again:
+            again.recv()
+        live.process.terminate()
+        _, logged = live.process.communicate(timeout=20)
+    finally:
+        finish(live)
+    assert len(session) >= 16
+    assert session not in logged

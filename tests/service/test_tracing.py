@@ -12,7 +12,7 @@ import pytest
 
 from emamba_service.app import create_app
 from emamba_service.settings import Settings, SettingsError
-from emamba_service.tracing import open_tracer
+from emamba_service.tracing import Tracer, open_tracer
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 STAGES = ["preprocess", "queue", "quantise", "engine", "postprocess"]
@@ -108,3 +108,40 @@ def test_missing_extra_is_a_sentence(monkeypatch):
         "--trace-endpoint needs OpenTelemetry, which is not installed; "
         "run pip install 'emamba-service[tracing]'"
     )
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4318", "ftp://a/b", "http://", "http://a:x/", "x"])
+def test_endpoint_must_be_a_url(endpoint):
+    with pytest.raises(SettingsError) as refused:
+        open_tracer(Settings(trace_endpoint=endpoint))
+    assert str(refused.value) == (
+        "--trace-endpoint must be an http or https URL, such as http://127.0.0.1:4318/v1/traces, "
+        f"but is {endpoint!r}"
+    )
+
+
+def test_parts_of_the_engine_are_its_spans_attributes(calling, settings, points, engines):
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    provider = pytest.importorskip("opentelemetry.sdk.trace").TracerProvider()
+    exporter = memory.InMemorySpanExporter()
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+    app = create_app(settings(), engine_factory=engines)
+    tracer = Tracer(provider)
+    with calling(app) as service:
+        for engine in engines.opened:
+            engine.stages_s = {"transfer": 2e-3, "kernel": 5e-6}
+        app.state.service._tracer = tracer
+        service.pose({"points": points})
+        unsampled = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+        service.request("POST", "/v1/pose", json={"points": points}, headers=unsampled)
+        service.pose({"points": []})
+    spans = exporter.get_finished_spans()
+    (engine_span,) = [span for span in spans if span.name == "engine"]
+    assert dict(engine_span.attributes) == {
+        "emamba.engine.transfer_us": 2000.0,
+        "emamba.engine.kernel_us": 5.0,
+    }
+    assert TRACE not in {f"{span.context.trace_id:032x}" for span in spans}
+    assert [span.name for span in spans] == [*STAGES, "POST /v1/pose", "POST /v1/pose"]
+    assert spans[-1].attributes["error.type"] == "invalid-input"

@@ -138,7 +138,8 @@ def _read_input(
     must = frames * tensor.values * tensor.dtype.itemsize
     if type(size) is not int or size != must:
         raise InvalidRequestError(
-            f"{what}: binary_data_size must be {must} for its shape, but is {shortened(str(size))}"
+            f"{what}: binary_data_size must be {must} for its shape, "
+            f"but is {_shown(parameters, 'binary_data_size')}"
         )
     if came != must:
         raise InvalidRequestError(
@@ -158,7 +159,7 @@ def _from_bytes(
         if rest or not frames:
             raise InvalidRequestError(
                 f"the body must be at least 1 frame of {size} bytes and nothing else, "
-                f"but is {len(blob)} bytes"
+                f"but is {len(blob)} bytes, as Inference-Header-Content-Length is 0"
             )
         _check_count(frames, max_frames)
     return np.frombuffer(blob, tensor.dtype).reshape(frames, *tensor.shape)
@@ -262,13 +263,14 @@ def _only(document: dict[str, Any], key: str, tensor: Tensor) -> dict[str, Any]:
 
 
 def _binary_output(document: dict[str, Any], parameters: dict[str, Any], tensor: Tensor) -> bool:
-    binary = _boolean(parameters, "binary_data_output")
+    binary = _boolean(parameters, "binary_data_output", "parameters")
     if document.get("outputs") in (None, []):
         return bool(binary)
     asked = _only(document, "outputs", tensor)
     _check_keys(asked, _OUTPUT_KEYS, f"output {tensor.name}")
-    own = _parameters(asked, frozenset({"binary_data"}), f"output {tensor.name}: parameters")
-    given = _boolean(own, "binary_data")
+    what = f"output {tensor.name}: parameters"
+    own = _parameters(asked, frozenset({"binary_data"}), what)
+    given = _boolean(own, "binary_data", what)
     return bool(binary if given is None else given)
 
 
@@ -311,15 +313,15 @@ def _integer(parameters: dict[str, Any], key: str, most: int) -> int:
     if type(value) is int and 0 <= value <= most:
         return value
     raise InvalidRequestError(
-        f"parameters: {key} must be an integer 0..{most}, but is {shortened(str(value))}"
+        f"parameters: {key} must be an integer 0..{most}, but is {_shown(parameters, key)}"
     )
 
 
-def _boolean(parameters: dict[str, Any], key: str) -> bool | None:
+def _boolean(parameters: dict[str, Any], key: str, what: str) -> bool | None:
     value = parameters.get(key)
     if value is None or type(value) is bool:
         return value
-    raise InvalidRequestError(f"parameters: {key} must be a boolean, but is {json_type(value)}")
+    raise InvalidRequestError(f"{what}: {key} must be a boolean, but is {_shown(parameters, key)}")
 
 
 def _shown(document: dict[str, Any], key: str) -> str:
@@ -327,4 +329,6 @@ def _shown(document: dict[str, Any], key: str) -> str:
     if key not in document:
         return "none"
     value = document[key]
-    return repr(shortened(value)) if type(value) is str else json_type(value)
+    if type(value) is str:
+        return repr(shortened(value))
+    return str(value) if type(value) in {int, float} else json_type(value)
