@@ -33,6 +33,7 @@ from emamba.engines import Engine, EngineError, NativeEngine, open_engine
 from emamba.evaluate import pose_errors
 from emamba.native import Compiler, NativeError
 from emamba.package import Package, PackageError, load_package
+from emamba.tasks import PoseTask
 from emamba.tasks.mars import JOINTS, feature_maps
 
 try:
@@ -92,6 +93,7 @@ def measure(
     _quieten()
     package, network = load_package(folder), load_checkpoint(checkpoint).network
     maps, labels_m = _sample()
+    assert isinstance(package.task, PoseTask)
     floats = package.task.encode(maps).astype(np.float32)
     speed: list[Row] = []
     accuracy: dict[tuple[str, str], Row] = {}

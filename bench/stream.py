@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.stream [--json FILE]
 
-Client and service are two processes of one machine; the client is Python's websockets. Latency counts
-from the time at which a frame was to be sent, however late the client was.
+Client and service are two processes of one machine; the client is Python's websockets. Latency
+counts from the time at which a frame was to be sent, however late the client was.
 """
 
 from __future__ import annotations

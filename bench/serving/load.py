@@ -1,9 +1,9 @@
 """A load generator for HTTP/1.1: closed loop, or open loop at a given rate.
 
 Closed: each connection sends its next request when it has its answer. Open: requests have intended
-times, and a latency counts from there, also where no connection was free or the generator itself was
-late, so that a server that stalls is charged for every request that it held up. Runs in a process of
-its own. Percentiles come of all samples.
+times, and a latency counts from there, also where no connection was free or the generator itself
+was late, so that a server that stalls is charged for every request that it held up. Runs in a
+process of its own. Percentiles come of all samples.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Outcome:
     """What came back. Latencies in seconds, by status, from the intended time on.
 
     `wrong`: answers of status 200 without the bytes expected; `lost`: the connection ended in place
-    of an answer; `hung`: no answer in time; `given_up`: never sent. `late_s`: how late the generator
-    looked at a request whose time had come. `body_bytes`: length of the last answer's body. `errors`:
-    bodies of other statuses.
+    of an answer; `hung`: no answer in time; `given_up`: never sent. `late_s`: how late the
+    generator looked at a request whose time had come. `body_bytes`: length of the last body.
+    `errors`: bodies of other statuses.
     """
 
     wall_s: float = 0.0
@@ -277,7 +277,7 @@ class _Generator:
             self._idle.remove(connection)
         if not self.stopped:
             self.outcome.lost += was_busy
-            asyncio.ensure_future(self.connect())
+            self._connecting = asyncio.ensure_future(self.connect())
         elif self.load.rate_per_s is not None:
             self.outcome.lost += was_busy
 

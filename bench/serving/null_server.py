@@ -1,10 +1,11 @@
 """The service with an engine that computes nothing, so that what is left is the service.
 
-    python -m bench.serving.null_server [--room process|thread] [--busy-us N] [--no-metrics] [-- ...]
+    python -m bench.serving.null_server [--room process|thread] [--busy-us N] [--no-metrics]
+        [-- --key value ...]
 
-`--room process` puts the engine in a child, as the product does; `--busy-us` has the engine sleep so
-long for each batch, as it would wait for a board. What follows `--` are settings, `--key value`. The
-engine computes golden frames alone, which it must before it is served; any other frame's answer
+`--room process` puts the engine in a child, as the product does; `--busy-us` has the engine sleep
+so long for each batch, as it would wait for a board. What follows `--` are settings, `--key value`.
+The engine computes golden frames alone, which it must before it is served; any other frame's answer
 is the same. Without metrics, nothing is observed.
 """
 

@@ -1,7 +1,8 @@
 """Requests a second of the service and of MLServer with the same model and frames, interleaved.
 
-Each of MLServer's ways of serving is tried in each of its protocols; its fastest counts. The service
-runs as it is shipped, shadow checks included. Clients share the machine's cores with the servers.
+Each of MLServer's ways of serving is tried in each of its protocols; its fastest counts. The
+service runs as it is shipped, shadow checks included. Clients share the machine's cores with the
+servers.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The server, engine process included, has one core and the generator the other, so that neither takes
 from the other what is measured. Arrivals are a Poisson process whose times are fixed beforehand; a
-latency counts from there. A request that finds every connection waiting is turned away by its client.
-Clients that are refused either rest for as long as Retry-After says, or ask again at once.
+latency counts from there. A request that finds every connection waiting is turned away by its
+client. Clients that are refused either rest for as long as Retry-After says, or ask again at once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def measure(seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
     """A row for each server; raises `ValueError` on a machine of one core."""
     if len(os.sched_getaffinity(0)) < 2:
         raise ValueError("overload needs 2 cores: one for the server, one for the generator")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for server in SERVERS:
         say(f"overload: {server.name}")
         rows += _rows(server, seconds)

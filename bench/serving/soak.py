@@ -3,9 +3,9 @@
     .venv/bin/python -m bench.serving.soak [--json FILE]
     service/scripts/with_pynq.sh python3 "" python -m bench.serving.soak --engine emulator
 
-The engine's process is killed and stopped in turns; an emulated board has faults of its own besides,
-at a rate. Every answer is compared bit for bit. Memory is proportional (PSS), read every second;
-its growth is that of the medians from after the warm-up to the end.
+The engine's process is killed and stopped in turns; an emulated board has faults of its own
+besides, at a rate. Every answer is compared bit for bit. Memory is proportional (PSS), read every
+second; its growth is that of the medians from after the warm-up to the end.
 """
 
 from __future__ import annotations

@@ -6,9 +6,28 @@ import ssl
 import stat
 from typing import Any
 
+import uvloop
+
 from emamba_service.settings import Settings, SettingsError
 
-__all__ = ["ssl_options"]
+__all__ = ["HandshakeLoop", "ssl_options"]
+
+
+class HandshakeLoop(uvloop.Loop):
+    """A loop whose servers give a client `timeout_s` for the TLS handshake.
+
+    uvicorn does not set it, and the 60 s that it is otherwise come before any limit of the
+    protocol's own: neither are such connections counted, nor are they closed when they are silent.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__()
+        self._timeout_s = timeout_s
+
+    async def create_server(self, *args: Any, ssl: Any = None, **options: Any) -> Any:
+        if ssl is not None:
+            options["ssl_handshake_timeout"] = self._timeout_s
+        return await super().create_server(*args, ssl=ssl, **options)
 
 
 def ssl_options(settings: Settings) -> dict[str, Any]:
