@@ -42,7 +42,7 @@ from emamba_service.fleet import Board, Proxy, haproxy_config
 CLIENTS = 32
 FAULTS = {"kill": signal.SIGKILL, "stop": signal.SIGTERM, "freeze": signal.SIGSTOP}
 # Beginnings of lines of our configuration.
-LEFT_OUT = ("option http-buffer-request", "retry-on", "option redispatch", "default-server observe")
+LEFT_OUT = ("option http-buffer-request", "retry-on", "default-server observe")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ _I = 'instance=~"$instance"'
 _M = f'{_I}, model=~"$model"'
 _INFER = f'{_I}, route=~"/v1/pose|/v1/classify|/v2/.*infer"'
 _RATE = "[$__rate_interval]"
+# Of an information that is 1, the labels are what there is to see.
+_LABELS_ALONE = {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}
 
 
 @dataclass(frozen=True)
@@ -199,13 +201,16 @@ HARDWARE = Dashboard(
         ),
         Panel(
             "Energy an inference",
-            "Energy of all rails measured, divided by the frames answered: it includes what the "
-            "board takes when idle. Measured.",
+            "Energy of the rails measured, divided by the frames answered: it includes what the "
+            "board takes when idle. pl_core is VCCINT and VCCBRAM, the accelerator. Measured.",
             "joule",
             {
-                "{{instance}}": _rate("emamba_rail_energy_joules_total", _I, "instance")
+                f"{name} {{{{instance}}}}": _rate(
+                    "emamba_rail_energy_joules_total", _I + labels, "instance"
+                )
                 + " / "
                 + _rate("emamba_frames_total", _I, "instance")
+                for name, labels in (("all rails", ""), ("pl_core", ', group="pl_core"'))
             },
         ),
         Panel(
@@ -236,6 +241,13 @@ HARDWARE = Dashboard(
             "Processes of engines started anew since the service began. Measured.",
             "short",
             {"{{instance}}": f"emamba_engine_restarts_total{{{_I}}}"},
+            kind="stat",
+        ),
+        Panel(
+            "Scraped",
+            "1 where a service answers Prometheus, else 0; whatever is chosen above. Measured.",
+            "short",
+            {"{{instance}}": 'up{job=~"emamba|boards"}'},
             kind="stat",
         ),
         Panel(
@@ -307,7 +319,7 @@ def render(dashboard: Dashboard) -> str:
         "templating": {
             "list": [
                 _variable("instance", "label_values(emamba_build_info, instance)"),
-                _variable("model", "label_values(emamba_model_info, model)"),
+                _variable("model", f"label_values(emamba_model_info{{{_I}}}, model)"),
             ]
         },
         "panels": panels,
@@ -355,6 +367,7 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "fieldConfig": {"defaults": {"unit": panel.unit, "custom": custom}, "overrides": []},
         "options": {"calculate": False, "yAxis": {"unit": panel.unit}} if heat else {},
         "targets": targets,
+        "transformations": [_LABELS_ALONE] if panel.kind == "table" else [],
     }
 
 

@@ -439,6 +439,7 @@ backend streams
     balance leastconn
     stick-table type string len 64 size 100k expire 24h peers handover
     stick match url_param(session)
+    stick store-response res.hdr(emamba-session)
     stick on url_param(publish)
     stick match path,url_dec,field(5,/)
 {_servers(boards, " track boards/{name}")}

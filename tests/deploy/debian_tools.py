@@ -11,11 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNPACKED = ROOT / ".venv" / "debian"
-PACKAGES = {
-    "prometheus": ["prometheus"],
-    "promtool": ["prometheus"],
-    "haproxy": ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"],
-}
+PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus", "haproxy": "haproxy"}
 
 
 def debian_tool(name: str) -> Path:
@@ -36,24 +32,29 @@ def debian_tool(name: str) -> Path:
     return wrapper
 
 
-def _unpack(packages: list[str]) -> None:
-    """Download and unpack packages with apt's own lists in a folder of ours: no root needed."""
+def _unpack(package: str) -> None:
+    """Unpack a package and what it needs and this machine lacks: no root, nothing installed.
+
+    apt works on lists and a cache in a folder of ours, and only reads what is installed.
+    """
     state = UNPACKED / "apt"
     for folder in ("lists/partial", "cache/archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     options = [
-        *("-o", f"Dir::State={state}", "-o", f"Dir::State::Lists={state / 'lists'}"),
-        *("-o", f"Dir::Cache={state / 'cache'}", "-o", "Dir::State::status=/var/lib/dpkg/status"),
-        *("-o", "APT::Sandbox::User=root", "-qq"),
+        *("-o", f"Dir::State={state}", "-o", f"Dir::Cache={state / 'cache'}"),
+        *("-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "Debug::NoLocking=true"),
+        *("-o", "APT::Sandbox::User=", "-o", "Binary::apt-get::APT::Keep-Downloaded-Packages=true"),
+        "-qq",
     ]
+    fetch = ["--yes", "--no-install-recommends", "--reinstall", "--download-only"]
     _run(["apt-get", *options, "update"])
-    _run(["apt-get", *options, "download", *packages], cwd=state)
-    for package in state.glob("*.deb"):
-        _run(["dpkg-deb", "-x", str(package), str(UNPACKED / "root")])
+    _run(["apt-get", *options, "install", *fetch, package])
+    for archive in (state / "cache" / "archives").glob("*.deb"):
+        _run(["dpkg-deb", "-x", str(archive), str(UNPACKED / "root")])
 
 
-def _run(command: list[str], cwd: Path | None = None) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, cwd=cwd)
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
 
 
 def _wrap(name: str, wrapper: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "service" / "Dockerfile").read_text().replace("\\\n", " ")
@@ -27,6 +28,11 @@ POINTS = [[-0.31, 1.92, 0.48, 0.0, 31.0], [0.12, 1.87, -0.22, -0.18, 44.0]]
 
 def arguments(instruction: str) -> list[str]:
     return [argument for name, argument in STEPS if name == instruction]
+
+
+def settings() -> dict[str, str]:
+    """What ENV sets."""
+    return dict(word.split("=", 1) for words in arguments("ENV") for word in shlex.split(words))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,8 @@ def url(image, tmp_path_factory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     folder = tmp_path_factory.mktemp("run")
-    environment = {
+    # As docker run -e would; the folders are this machine's.
+    environment = settings() | {
         "PATH": f"{image / 'venv' / 'bin'}:/usr/bin:/bin",
         "EMAMBA_PORT": str(port),
         "EMAMBA_CACHE": str(folder / "cache"),
@@ -113,13 +120,36 @@ def test_image_answers_a_pose(url):
 def test_health_check_is_what_the_service_answers(url, image):
     (check,) = arguments("HEALTHCHECK")
     command = json.loads(check[check.index("CMD") + 3 :])
-    python = str(image / "venv" / "bin" / command[0])
-    here = [word.replace("http://127.0.0.1:8000", url) for word in command[1:]]
-    assert subprocess.run([python, *here], check=False).returncode == 0, shlex.join(here)
+    environment = {"PATH": str(image / "venv" / "bin")}
+
+    def status(port: str) -> int:
+        given = environment | {"EMAMBA_PORT": port}
+        return subprocess.run(command, env=given, capture_output=True, check=False).returncode
+
+    assert status(url.rpartition(":")[2]) == 0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert status(str(silent.getsockname()[1])) == 1
+    assert "or 8000)" in command[-1]
+    assert arguments("EXPOSE") == ["8000"]
+
+
+def test_folders_that_the_service_writes_to_are_its_users_and_of_memory_in_compose():
+    folders = {settings()["EMAMBA_CACHE"], str(Path(settings()["EMAMBA_SHADOW_FOLDER"]).parent)}
+    (made,) = re.findall(r"install -d -o nobody -g nogroup (.+)", TEXT)
+    assert set(made.split()) == folders
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["emamba"]
+    assert compose["read_only"]
+    assert folders <= {mount.split(":")[0] for mount in compose["tmpfs"]}
+
+
+def test_everything_that_is_copied_gets_past_dockerignore():
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert lines[1] == "*"
+    sources = {source for argument in arguments("COPY") for source in argument.split()[:-1]}
+    assert {line[1:] for line in lines if line.startswith("!")} == sources
 
 
 def test_image_runs_as_nobody_and_from_a_named_version():
     assert arguments("USER") == ["nobody"]
     (base,) = arguments("FROM")
     assert re.fullmatch(r"python:3\.\d+-slim", base)
-    assert arguments("EXPOSE") == ["8000"]

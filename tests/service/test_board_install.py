@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,8 +156,8 @@ def calls() -> list[tuple[str, list[str]]]:
         program, _, rest = line.partition("bin/emamba-service")
         if rest or program != line:
             words = shlex.split(rest, comments=True)
-            command = words[0] if words and not words[0].startswith("-") else ""
-            found.append((command, [word for word in words if word.startswith("--")]))
+            command = takewhile(lambda word: not word.startswith("-"), words)
+            found.append((" ".join(command), [word for word in words if word.startswith("--")]))
     return found
 
 
@@ -168,8 +169,7 @@ def test_page_names_commands_and_options_that_exist():
     found = calls()
     assert {"", "doctor", "verify"} <= {command for command, _ in found}
     for command, options in found:
-        arguments = [command, "--help"] if command else ["--help"]
-        text = CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"}).stdout
+        text = CliRunner().invoke(cli, [*command.split(), "--help"], env={"COLUMNS": "200"}).stdout
         assert [option for option in options if option not in text] == []
 
 

@@ -182,6 +182,8 @@ def test_lost_connection_is_resumed_without_losing_or_repeating(live):
     frames = maps(6)
     stream = Stream(live, "resumable=true")
     session = stream.hello["session"]
+    assert stream.socket.response is not None
+    assert stream.socket.response.headers["emamba-session"] == session
     for sequence, features in enumerate(frames, 1):
         stream.send_map(sequence, features)
     told = dict([stream.next_joints(), stream.next_joints(), stream.next_joints()])

@@ -112,6 +112,10 @@ class Session:
         while self._answers and self._answers[0].last <= sequence:
             self._answers.popleft()
             self._sent = max(0, self._sent - 1)
+        if self._answers and self._answers[0].first <= sequence:
+            # Acknowledged in the middle of what was dropped.
+            last, is_text = self._answers[0].last, isinstance(self._answers[0].message, str)
+            self._answers[0] = _mark(sequence + 1, last, is_text)
 
     def reconnect(self, acknowledged: int) -> None:
         """A new connection, whose client has every answer up to `acknowledged`; the rest is sent

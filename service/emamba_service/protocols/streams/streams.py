@@ -114,7 +114,9 @@ class Streams:
             return
         # Before anything is awaited: a connection that this one takes over ends meanwhile.
         stream.connection = asyncio.current_task()
-        await websocket.accept()
+        # For proxies, which must lead a resumed stream back to this service.
+        told = [(b"emamba-session", stream.id.encode())] if stream.is_resumable else []
+        await websocket.accept(headers=told)
         self._metrics.streams.inc()
         code, reason = _GOING_AWAY, "the connection has been lost"
         try:

@@ -56,14 +56,15 @@ def inference(client, maps, headers):
         forms[name] = answered(result)
     one = triton.InferInput("features", list(maps.shape), "FP32")
     one.set_data_from_numpy(np.full_like(maps, np.nan))
-    waited = client.async_infer("mars", features(maps), headers=dict(headers))
+    # Its connection, the client's only one, is free again once the result has been read.
+    later = client.async_infer("mars", features(maps), headers=dict(headers)).get_result()
     classes = [triton.InferRequestedOutput("joints", class_count=3)]
     return {
         "forms": forms,
         "version": answered(
             infer(features(maps), model_version="1", priority=1, timeout=5_000_000)
         ),
-        "async": answered(waited.get_result()),
+        "async": answered(later),
         "refused": {
             "model": refused(infer, features(maps), "venus"),
             "version": refused(infer, features(maps), model_version="7"),
