@@ -28,7 +28,7 @@ from emamba_service.limits import LATE, OVERLOADED, headers_too_large, read_time
 from emamba_service.metrics import Metrics
 from emamba_service.service import Service
 from emamba_service.settings import Settings
-from emamba_service.tls import ssl_options
+from emamba_service.tls import HandshakeLoop, ssl_options
 
 __all__ = ["listen", "serve"]
 
@@ -178,13 +178,17 @@ def serve(service: Service, listener: socket.socket, greet: Callable[[], None]) 
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped.
         signal.signal(number, _leave)
-    uvloop.run(_serve(service, listener, greet))
+    uvloop.run(
+        _serve(service, listener, greet),
+        loop_factory=partial(HandshakeLoop, service.settings.read_timeout_s),
+    )
 
 
 async def _serve(service: Service, listener: socket.socket, greet: Callable[[], None]) -> None:
+    tls = ssl_options(service.settings)
     await service.start()
     app = create_app(service.settings, service=service)
-    server = _Server(_config(app, service), service)
+    server = _Server(_config(app, service, tls), service)
     # The packages and modules of today stay until the end: no need to look at them again.
     gc.collect()
     gc.freeze()
@@ -192,7 +196,7 @@ async def _serve(service: Service, listener: socket.socket, greet: Callable[[], 
     await server.serve(sockets=[listener])
 
 
-def _config(app: FastAPI, service: Service) -> uvicorn.Config:
+def _config(app: FastAPI, service: Service, tls: dict[str, Any]) -> uvicorn.Config:
     settings = service.settings
     return uvicorn.Config(
         app,
@@ -206,13 +210,15 @@ def _config(app: FastAPI, service: Service) -> uvicorn.Config:
         ws_ping_timeout=settings.stream_heartbeat_s,
         ws_per_message_deflate=False,
         lifespan="on",
+        # A pipelined request begins in the task of the one before it.
+        reset_contextvars=True,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies or None,
         timeout_graceful_shutdown=settings.drain_timeout_s,
-        **ssl_options(settings),
+        **tls,
     )
 
 

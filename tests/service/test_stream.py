@@ -178,6 +178,20 @@ def test_handshake_is_refused_with_a_problem(live, query, status, detail):
     assert came[1].startswith(detail)
 
 
+@pytest.mark.parametrize("path", ["/v1/pose/stream", "/v1/pose/watch/any"])
+def test_page_of_another_site_opens_no_stream(live, path):
+    url = live.url.replace("http", "ws") + path
+    with pytest.raises(InvalidStatus) as refused:
+        connect(url, origin="https://elsewhere.example")
+    assert refused.value.response.status_code == 403
+    assert json.loads(refused.value.response.body)["detail"] == (
+        "a page must come from this service to open its streams, "
+        "but comes from 'https://elsewhere.example'"
+    )
+    if path.endswith("stream"):
+        connect(url, origin=live.url).close()
+
+
 def test_lost_connection_is_resumed_without_losing_or_repeating(live):
     frames = maps(6)
     stream = Stream(live, "resumable=true")

@@ -123,3 +123,13 @@ def test_files_that_cannot_be_used_are_named(pair, tmp_path):
         ssl_options(Settings(tls_certificate=certificate, tls_key=tmp_path / "none"))
     with pytest.raises(SettingsError, match="must be a PEM certificate chain and its unencrypted"):
         ssl_options(Settings(tls_certificate=key, tls_key=key))
+
+
+def test_handshake_that_does_not_come_is_not_waited_for(pair, models_dir):
+    live = start(models_dir, tls_certificate=pair[0], tls_key=pair[1])
+    try:
+        # Its time-out is 10 s; without the limit of 1 s the service would wait for 60 s.
+        with live.connect() as connection:
+            assert connection.recv(1) == b""
+    finally:
+        finish(live)

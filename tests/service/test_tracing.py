@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 from emamba_service.app import create_app
 from emamba_service.settings import Settings, SettingsError
 from emamba_service.tracing import Tracer, open_tracer
+from service.test_live import finish, start
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 STAGES = ["preprocess", "queue", "quantise", "engine", "postprocess"]
@@ -145,3 +148,30 @@ def test_parts_of_the_engine_are_its_spans_attributes(calling, settings, points,
     assert TRACE not in {f"{span.context.trace_id:032x}" for span in spans}
     assert [span.name for span in spans] == [*STAGES, "POST /v1/pose", "POST /v1/pose"]
     assert spans[-1].attributes["error.type"] == "invalid-input"
+
+
+def test_pipelined_request_has_no_stages_of_the_one_before(models_dir, points, collector):
+    pytest.importorskip("opentelemetry.sdk.trace", reason="needs emamba-service[tracing]")
+    message = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    live = start(models_dir, trace_endpoint=collector.url)
+    body = json.dumps({"points": points}).encode()
+    head = b"POST /v1/pose HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    after = b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    try:
+        with live.connect() as connection:
+            connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body + after)
+            while connection.recv(65536):
+                pass
+        assert live.stop(signal.SIGTERM) == 0
+    finally:
+        finish(live)
+    spans = [
+        span
+        for _, sent in collector.bodies
+        for resource in message.ExportTraceServiceRequest.FromString(sent).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    (health,) = [span for span in spans if span.name == "GET /health/live"]
+    assert [span for span in spans if span.parent_span_id == health.span_id] == []
+    assert len(spans) == 2 + len(STAGES)

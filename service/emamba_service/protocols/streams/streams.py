@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
@@ -17,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from emamba.tasks import PoseTask
 from emamba_service.errors import (
+    ForbiddenError,
     InvalidRequestError,
     NotReadyError,
     ServiceError,
@@ -181,6 +183,7 @@ class Streams:
 
     def _open(self, websocket: WebSocket) -> _Stream:
         """The stream that a connection asks for, new or known; raises `ServiceError`."""
+        _check_origin(websocket)
         client = self._admit(websocket.headers.get("authorization"), websocket.scope)
         if self._draining:
             raise NotReadyError("the service is stopping; connect to another instance")
@@ -247,6 +250,7 @@ class Streams:
         return channel
 
     def _watched(self, websocket: WebSocket) -> Channel:
+        _check_origin(websocket)
         self._admit(websocket.headers.get("authorization"), websocket.scope)
         _choice(_query(websocket, frozenset({"points"})), "points", "false", ("true", "false"))
         channel = self._channels.get(websocket.path_params["name"])
@@ -426,6 +430,16 @@ async def _close(websocket: WebSocket, code: int, reason: str) -> None:
         # The other end may have gone before.
         with contextlib.suppress(RuntimeError, OSError, WebSocketDisconnect):
             await websocket.close(code, _short(reason))
+
+
+def _check_origin(websocket: WebSocket) -> None:
+    """Raise `ForbiddenError` for a page of another site: browsers let any open a WebSocket."""
+    origin, host = websocket.headers.get("origin"), websocket.headers.get("host")
+    if origin is not None and urlsplit(origin).netloc != host:
+        raise ForbiddenError(
+            "a page must come from this service to open its streams, "
+            f"but comes from {origin[:64]!r}"
+        )
 
 
 def _short(reason: str) -> str:
