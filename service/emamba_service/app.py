@@ -25,9 +25,9 @@ from emamba_service.errors import (
     problem_response,
     shortened,
 )
+from emamba_service.lanes import EngineFactory
 from emamba_service.limits import Limited, Observer, RequestLimits
 from emamba_service.logs import new_request_id, request_id, trace_parent
-from emamba_service.models import EngineFactory
 from emamba_service.protocols.classify import Classify
 from emamba_service.protocols.classify_schema import ClassifyRequest, classify_route
 from emamba_service.protocols.oip import Oip, add_oip_routes
@@ -213,7 +213,6 @@ def _add_routes(app: App, routes: Routes) -> None:
         app.add_api_route(path, route, response_class=Response, responses=responses, **extra)
         app.add_api_route(path, route, methods=["HEAD"], include_in_schema=False)
 
-    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     text = {"description": "Prometheus text", "content": {"text/plain": {}}}
     get("/v1/models", routes.list_models, _answer(schemas.ModelList), errors.NotReadyError)
     get(
@@ -222,7 +221,7 @@ def _add_routes(app: App, routes: Routes) -> None:
         _answer(schemas.ModelSummary),
         errors.UnknownModelError,
         errors.NotReadyError,
-        openapi_extra={"parameters": [name]},
+        openapi_extra={"parameters": [schemas.path_parameter("name")]},
     )
     for path in ("/v1/pose/stream", "/v1/pose/watch/{name}"):
         app.add_api_route(path, routes.plain_stream, include_in_schema=False)

@@ -25,6 +25,7 @@ __all__ = [
     "Observer",
     "RequestLimits",
     "headers_too_large",
+    "problem_of",
     "read_timeout",
 ]
 
@@ -47,6 +48,14 @@ def read_timeout(seconds: float) -> ReadTimeoutError:
     return ReadTimeoutError(
         f"headers and body must arrive within {seconds:g} s; send the request again", limit=seconds
     )
+
+
+def problem_of(error: Exception, scope: Scope) -> ServiceError:
+    """The problem to answer what a request has raised with; logs what nobody raised on purpose."""
+    problem = problem_for(error, scope["path"], scope["method"])
+    if isinstance(problem, InternalError):
+        _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+    return problem
 
 
 class RequestLimits:
@@ -149,9 +158,7 @@ class Observer:
         except Exception as error:
             if status:
                 raise
-            problem = problem_for(error, scope["path"], scope["method"])
-            if isinstance(problem, InternalError):
-                _log.exception("%s %s failed", scope["method"], scope["path"])
+            problem = problem_of(error, scope)
             await problem_response(problem, scope["path"])(scope, receive, observed)
         route = getattr(scope.get("route"), "path", "unmatched")
         problem = problem or scope["state"].get("problem")

@@ -7,7 +7,6 @@ anything goes wrong, nothing has changed.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,11 @@ from emamba_service.errors import (
     UnknownVersionError,
     shortened,
 )
-from emamba_service.lanes import EngineFactory, EngineRoom, Lane
+from emamba_service.lanes import EngineRoom, Lane
 from emamba_service.scheduler import Scheduler
 from emamba_service.statistics import ModelStatistics
 
 __all__ = [
-    "EngineFactory",
     "IndexEntry",
     "LoadedModel",
     "Models",
@@ -38,7 +36,6 @@ __all__ = [
     "load_version",
 ]
 
-_log = logging.getLogger(__name__)
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 

@@ -80,8 +80,8 @@ class _Batch:
 class Scheduler:
     """Requests for `package` wait here for `lane`'s engine, at most `max_queue` of them.
 
-    `observe_batch` is told the frames of each batch that an engine has computed. `clock` gives
-    seconds.
+    `observe_batch` is told of each batch that an engine has computed: its frames, and the seconds
+    to quantise, to compute and to decode it. `clock` gives seconds.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Scheduler:
         max_queue: int,
         delay_s: float,
         clock: Callable[[], float],
-        observe_batch: Callable[[int], None],
+        observe_batch: Callable[[int, float, float, float], None],
     ) -> None:
         self._package = package
         self._lane = lane
@@ -181,7 +181,7 @@ class Scheduler:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except asyncio.TimeoutError:
             jobs = [job for *_, job in self._heap if job.waiting] + list(self._busy)
-            error = NotReadyError("the service is stopping; send the request to another instance")
+            error = NotReadyError(NotReadyError.example)
             for job in jobs:
                 self._refuse(job, error)
             self._forget_finished()
@@ -257,7 +257,10 @@ class Scheduler:
         computed_s = self._clock()
         values = self._package.decode(recorded.outputs)
         decoded_s = self._clock()
-        self._observe_batch(len(values))
+        quantise_s = batch.quantised_s - batch.started_s
+        engine_s = computed_s - batch.quantised_s
+        postprocess_s = decoded_s - computed_s
+        self._observe_batch(len(values), quantise_s, engine_s, postprocess_s)
         at = 0
         for job in batch.jobs:
             part = slice(at, at + len(job.inputs))
@@ -272,9 +275,9 @@ class Scheduler:
                         mine,
                         values[part],
                         batch.started_s - job.queued_s,
-                        batch.quantised_s - batch.started_s,
-                        computed_s - batch.quantised_s,
-                        decoded_s - computed_s,
+                        quantise_s,
+                        engine_s,
+                        postprocess_s,
                     )
                 )
 

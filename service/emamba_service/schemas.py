@@ -25,6 +25,8 @@ __all__ = [
     "EXAMPLES",
     "INFERENCE_PROBLEMS",
     "TREATMENT",
+    "Closed",
+    "Described",
     "Index",
     "Live",
     "ModelList",
@@ -34,7 +36,9 @@ __all__ = [
     "Ready",
     "StreamList",
     "described_route",
+    "no_default",
     "openapi_document",
+    "path_parameter",
     "pose_route",
     "problem_answers",
 ]
@@ -75,45 +79,48 @@ Points = Annotated[
 ]
 
 
-class _Described(BaseModel):
+class Described(BaseModel):
     """A field is titled by its own name: "X M" for x_m would hide the unit."""
 
     model_config = ConfigDict(field_title_generator=lambda name, _: name)
 
 
-class _Closed(_Described):
+class Closed(Described):
+    """No other fields may be given."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-def _no_default(schema: dict[str, Any]) -> None:
+def no_default(schema: dict[str, Any]) -> None:
+    """For a member that may be absent: pydantic needs a default, of which nothing is said."""
     del schema["default"]
 
 
 def _absent(description: str) -> Any:
     """A number that an answer may lack."""
-    return Field(0.0, description=description, json_schema_extra=_no_default)
+    return Field(0.0, description=description, json_schema_extra=no_default)
 
 
-class _Addressed(_Closed):
+class _Addressed(Closed):
     model: str = Field(
         "",
         description="Name of a loaded model; the default model if absent",
         examples=["mars"],
-        json_schema_extra=_no_default,
+        json_schema_extra=no_default,
     )
     version: str = Field(
         "",
         description="Version of the model; the latest if absent",
         examples=["1"],
-        json_schema_extra=_no_default,
+        json_schema_extra=no_default,
     )
 
 
-class PointsFrame(_Closed):
+class PointsFrame(Closed):
     points: Points
 
 
-class FeaturesFrame(_Closed):
+class FeaturesFrame(Closed):
     features: FeatureMap
 
 
@@ -133,7 +140,7 @@ class PoseRequest(RootModel[PointsRequest | FeaturesRequest | FramesRequest]):
     """One frame as points or as a feature map, or a batch of frames of either kind."""
 
 
-class Joint(_Described):
+class Joint(Described):
     """x left-right, y away from the radar, z up, in metres."""
 
     name: str = Field(examples=["SpineBase"])
@@ -142,11 +149,11 @@ class Joint(_Described):
     z_m: float
 
 
-class Pose(_Described):
+class Pose(Described):
     joints: Annotated[list[Joint], Field(min_length=19, max_length=19)]
 
 
-class EngineStages(_Described):
+class EngineStages(Described):
     """Microseconds of the parts of engine, of those that the engine has told."""
 
     pack: float = _absent("Frames to packets, in memory that the device reads")
@@ -156,7 +163,7 @@ class EngineStages(_Described):
     guard: float = _absent("Comparison with the guard's own computation")
 
 
-class TimingUs(_Described):
+class TimingUs(Described):
     """Microseconds per stage; total counts from the body's arrival."""
 
     preprocess: float = Field(description="The body to the task's checked input")
@@ -168,11 +175,11 @@ class TimingUs(_Described):
     engine_stages: EngineStages = Field(
         EngineStages.model_construct(),
         description="Parts of engine; absent for an engine without a device",
-        json_schema_extra=_no_default,
+        json_schema_extra=no_default,
     )
 
 
-class PoseAnswer(_Described):
+class PoseAnswer(Described):
     """One pose per frame, in the frames' order."""
 
     model: str
@@ -182,7 +189,7 @@ class PoseAnswer(_Described):
     timing_us: TimingUs
 
 
-class NetworkConfig(_Described):
+class NetworkConfig(Described):
     """Sizes of the network, as counts."""
 
     input_height: int = Field(description="Rows of the feature map")
@@ -201,10 +208,10 @@ class NetworkConfig(_Described):
 
 def _absent_list(description: str) -> Any:
     """A list that an answer may lack."""
-    return Field([], description=description, json_schema_extra=_no_default)
+    return Field([], description=description, json_schema_extra=no_default)
 
 
-class TaskSummary(_Described):
+class TaskSummary(Described):
     """What goes in and comes out."""
 
     kind: str
@@ -212,12 +219,12 @@ class TaskSummary(_Described):
     channels: list[str] = _absent_list("The input's channels in order, units in the names")
     joints: list[str] = _absent_list("Of poses: the joints in the order of every answer")
     unit: str = Field(
-        "", description="Of poses: unit of the joints' coordinates", json_schema_extra=_no_default
+        "", description="Of poses: unit of the joints' coordinates", json_schema_extra=no_default
     )
     classes: list[str] = _absent_list("Of images: the classes in the order of every answer")
 
 
-class ModelSummary(_Described):
+class ModelSummary(Described):
     """A loaded model."""
 
     name: str
@@ -237,15 +244,15 @@ class ModelSummary(_Described):
     )
 
 
-class ModelList(_Described):
+class ModelList(Described):
     models: list[ModelSummary]
 
 
-class Live(_Described):
+class Live(Described):
     live: bool
 
 
-class EngineReport(_Described):
+class EngineReport(Described):
     """How the engine of one model fares."""
 
     model: str
@@ -255,7 +262,7 @@ class EngineReport(_Described):
     reason: str = Field(description="Why it is not ready, else empty")
 
 
-class ShadowReport(_Described):
+class ShadowReport(Described):
     """Requests chosen to be computed again by the mirror, by what came of it, since the start."""
 
     matches: int
@@ -264,34 +271,34 @@ class ShadowReport(_Described):
     failed: int = Field(description="Not checked: the check itself failed")
 
 
-class Ready(_Described):
+class Ready(Described):
     ready: bool
     engines: list[EngineReport]
     shadow: ShadowReport = Field(
         ShadowReport.model_construct(),
         description="Absent where no answer is checked: shadow_fraction is 0, or engine is mirror",
-        json_schema_extra=_no_default,
+        json_schema_extra=no_default,
     )
 
 
-class PublishedStream(_Described):
+class PublishedStream(Described):
     """A stream that can be watched."""
 
     name: str
     viewers: int
 
 
-class StreamList(_Described):
+class StreamList(Described):
     streams: list[PublishedStream]
 
 
-class Index(_Described):
+class Index(Described):
     service: str
     version: str
     links: dict[str, str]
 
 
-class Problem(_Described):
+class Problem(Described):
     """Problem details, RFC 9457; some kinds add members such as frame or limit."""
 
     model_config = ConfigDict(extra="allow")
@@ -413,6 +420,11 @@ def described_route(
 
 async def _answered_elsewhere() -> None:
     """What stands in a description for an endpoint on the express way."""
+
+
+def path_parameter(name: str) -> dict[str, Any]:
+    """A part of a path."""
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def problem_answers(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:

@@ -18,10 +18,10 @@ from emamba_service.auth import Tokens
 from emamba_service.board.engines import BOARD_ENGINES, open_engine_for
 from emamba_service.errors import AdminOffError, NotReadyError, ServiceError
 from emamba_service.inference import Inference
-from emamba_service.lanes import EngineRoom, Lane, ProcessRoom, ThreadRoom
+from emamba_service.lanes import EngineFactory, EngineRoom, Lane, ProcessRoom, ThreadRoom
 from emamba_service.logs import audit
 from emamba_service.metrics import Metrics
-from emamba_service.models import EngineFactory, Models, Repository
+from emamba_service.models import Models, Repository
 from emamba_service.protocols.streams import Streams
 from emamba_service.scheduler import Scheduler
 from emamba_service.settings import Settings
@@ -34,7 +34,7 @@ from emamba_service.tracing import Tracer, open_tracer
 __all__ = ["Service"]
 
 _access = logging.getLogger("emamba_service.access")
-_STOPPING = "the service is stopping; send the request to another instance"
+_STOPPING = NotReadyError.example
 
 
 class Service:
@@ -190,9 +190,13 @@ class Service:
         self.metrics.expect(package.name, package.version)
         observe = self.metrics.observe_batch_of(package.name)
 
-        def observe_batch(frames: int) -> None:
+        def observe_batch(
+            frames: int, quantise_s: float, engine_s: float, postprocess_s: float
+        ) -> None:
             observe(frames)
-            statistics.record_batch(frames)
+            statistics.record_batch(
+                frames, input_s=quantise_s, infer_s=engine_s, output_s=postprocess_s
+            )
 
         return Scheduler(
             package,

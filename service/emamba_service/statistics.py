@@ -71,9 +71,7 @@ class ModelStatistics:
         """A request has not been answered."""
         self._fail.add(seconds)
 
-    def record_batch(
-        self, frames: int, *, input_s: float = 0.0, infer_s: float = 0.0, output_s: float = 0.0
-    ) -> None:
+    def record_batch(self, frames: int, *, input_s: float, infer_s: float, output_s: float) -> None:
         """The engine has computed `frames` frames at a time."""
         self._executions += 1
         size = min(frames, _MOST_SIZES)

@@ -6,7 +6,6 @@ to compute; everything else goes through them.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,21 +16,18 @@ from starlette.types import Receive, Scope, Send
 
 from emamba_service.errors import (
     ClientGoneError,
-    InternalError,
     InvalidRequestError,
     MethodNotAllowedError,
     QueueFullError,
     ServiceError,
     UnsupportedEncodingError,
     oip_style,
-    problem_for,
     shortened,
 )
-from emamba_service.limits import OVERLOADED, RequestLimits
+from emamba_service.limits import OVERLOADED, RequestLimits, problem_of
 
-__all__ = ["Call", "Endpoint", "Express", "ExpressRoute", "Reply"]
+__all__ = ["Call", "Endpoint", "Express", "ExpressRoute", "Reply", "parse_query"]
 
-_log = logging.getLogger(__name__)
 _JSON = b"application/json"
 _MAX_QUERY_KEYS = 16
 
@@ -44,6 +40,32 @@ class Reply:
     media_type: str = "application/json"
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def parse_query(text: bytes) -> dict[str, str]:
+    """A query's keys and values; raises `InvalidRequestError` for one given twice."""
+    if not text:
+        return {}
+    try:
+        pairs = parse_qsl(
+            text.decode("latin-1"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            max_num_fields=_MAX_QUERY_KEYS,
+        )
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"the query must be at most {_MAX_QUERY_KEYS} keys, each key=value, "
+            f"but is {shortened(text.decode('latin-1'))!r}"
+        ) from error
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InvalidRequestError(
+                f"the query must have each key once, but has {shortened(key)!r} twice"
+            )
+        found[key] = value
+    return found
 
 
 class Call:
@@ -91,29 +113,7 @@ class Call:
     @property
     def query(self) -> dict[str, str]:
         """The query's keys and values; raises `InvalidRequestError` for one given twice."""
-        text = self._scope["query_string"]
-        if not text:
-            return {}
-        try:
-            pairs = parse_qsl(
-                text.decode("latin-1"),
-                keep_blank_values=True,
-                strict_parsing=True,
-                max_num_fields=_MAX_QUERY_KEYS,
-            )
-        except ValueError as error:
-            raise InvalidRequestError(
-                f"the query must be at most {_MAX_QUERY_KEYS} keys, each key=value, "
-                f"but is {shortened(text.decode('latin-1'))!r}"
-            ) from error
-        found: dict[str, str] = {}
-        for key, value in pairs:
-            if key in found:
-                raise InvalidRequestError(
-                    f"the query must have each key once, but has {shortened(key)!r} twice"
-                )
-            found[key] = value
-        return found
+        return parse_query(self._scope["query_string"])
 
     async def body(self) -> bytes:
         """The whole body; raises `BodyTooLargeError`, `ReadTimeoutError`, `ClientGoneError`."""
@@ -124,27 +124,19 @@ class Call:
                 "send the body as it is"
             )
         self._limits.check_declared(self._headers.get(b"content-length"))
-        message = await self._receive()
-        body: bytes = message.get("body", b"")
-        more = message.get("more_body", False)
-        if more:
-            pieces = [body]
-            size = len(body)
-            while more:
+        pieces: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError(ClientGoneError.example)
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            self._limits.check_body(size)
+            if more := message.get("more_body", False):
                 self._limits.check_time(self._scope)
-                self._limits.check_body(size)
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError(ClientGoneError.example)
-                pieces.append(message.get("body", b""))
-                size += len(pieces[-1])
-                more = message.get("more_body", False)
-            body = b"".join(pieces)
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError(ClientGoneError.example)
-        self._limits.check_body(len(body))
         self.received_at = self._clock()
-        return body
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 Endpoint = Callable[[Call], Awaitable[Reply]]
@@ -236,9 +228,7 @@ class Express:
             call = Call(scope, receive, headers, params, client, self._limits, self._clock)
             reply = await route.endpoint(call)
         except Exception as error:
-            problem = problem_for(error, scope["path"], scope["method"])
-            if isinstance(problem, InternalError):
-                _log.exception("%s %s failed", scope["method"], scope["path"])
+            problem = problem_of(error, scope)
             reply = _problem_reply(problem, scope["path"])
             if isinstance(problem, QueueFullError):
                 scope["state"][OVERLOADED] = True

@@ -13,19 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from clocks import Clock
 from emamba_service.app import create_app
 from emamba_service.auth import Token, Tokens, new_token, read_tokens, write_tokens
 from emamba_service.cli import cli
 from emamba_service.errors import ForbiddenError, RateLimitedError, UnauthorizedError
 from emamba_service.settings import SettingsError
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

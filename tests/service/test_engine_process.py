@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from emamba.fixed import Mirror
 from emamba.package import load_package
 from emamba_service.lanes import Lane, ProcessRoom
 from emamba_service.lanes.room import Pauses
+from lane_parts import frames, until
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Rooms = Callable[..., AbstractAsyncContextManager[ProcessRoom]]
@@ -76,19 +76,6 @@ def room(settings, registry) -> Rooms:
 @pytest.fixture
 def folder(models_dir) -> Path:
     return models_dir / "mars" / "10"
-
-
-def frames(count: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(-127, 128, (count, 8, 8, 5)).astype(np.int8)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what must come true, however slow the machine."""
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 async def open_in(room: ProcessRoom, folder: Path, engine: str = "mirror") -> Lane:

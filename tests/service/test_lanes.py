@@ -6,7 +6,6 @@ import asyncio
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from itertools import pairwise
@@ -32,6 +31,7 @@ from emamba_service.lanes import Lane, ThreadRoom
 from emamba_service.lanes.lane import MOST_OUTSTANDING, LaneLostError
 from emamba_service.lanes.serving import serve_lane
 from emamba_service.lanes.wire import MAX_ARRAY_BYTES, Frame, Kind, Reader, WireError, pack
+from lane_parts import frames, until
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -51,19 +51,6 @@ def run(request) -> Run:
 @pytest.fixture(scope="session")
 def package(models_dir) -> Package:
     return load_package(models_dir / "mars" / "10")
-
-
-def frames(count: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(-127, 128, (count, 8, 8, 5)).astype(np.int8)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what must come true, however slow the machine."""
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 class Keeper:

@@ -39,7 +39,7 @@ class Stage:
                 max_queue=64,
                 delay_s=0,
                 clock=loop.time,
-                observe_batch=lambda frames: None,
+                observe_batch=lambda *_: None,
             ),
             drain_timeout_s=5,
         )

@@ -88,7 +88,11 @@ def play(scene: Callable[[Lane, Scheduler], Awaitable[None]], **limits: Any) -> 
         given_limits = {"max_batch": 8, "max_queue": 4, "delay_s": 0.0} | limits
         loop = asyncio.get_running_loop()
         scheduler = Scheduler(
-            PACKAGE, lane, clock=loop.time, observe_batch=seen.append, **given_limits
+            PACKAGE,
+            lane,
+            clock=loop.time,
+            observe_batch=lambda frames, *_: seen.append(frames),
+            **given_limits,
         )
         await scene(lane, scheduler)
         assert seen == [len(batch) for batch in lane.batches[: len(seen)]]

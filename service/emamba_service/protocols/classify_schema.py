@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from emamba_service import errors
 from emamba_service.protocols.images import MEDIA_TYPES
 from emamba_service.schemas import (
     INFERENCE_PROBLEMS,
     TREATMENT,
+    Closed,
+    Described,
     TimingUs,
     described_route,
     problem_answers,
@@ -46,14 +48,8 @@ _QUERY = [
 ]
 
 
-class _Described(BaseModel):
-    model_config = ConfigDict(field_title_generator=lambda name, _: name)
-
-
-class ClassifyRequest(_Described):
+class ClassifyRequest(Closed):
     """A batch of image files."""
-
-    model_config = ConfigDict(extra="forbid")
 
     images: Annotated[
         list[Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]],
@@ -61,18 +57,18 @@ class ClassifyRequest(_Described):
     ]
 
 
-class ClassProbability(_Described):
+class ClassProbability(Described):
     class_: str = Field(alias="class", description="One of the model's task.classes")
     probability: float = Field(ge=0, le=1)
 
 
-class Prediction(_Described):
+class Prediction(Described):
     """The likeliest classes of one image, the likeliest first."""
 
     top: list[ClassProbability]
 
 
-class ClassifyAnswer(_Described):
+class ClassifyAnswer(Described):
     """One prediction per image, in the images' order."""
 
     model: str

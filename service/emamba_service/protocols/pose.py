@@ -5,7 +5,6 @@ Bodies are parsed by hand: per request, this costs half of what a validation fra
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +38,7 @@ from emamba_service.protocols.request import (
     content_form,
     json_type,
     load_json,
+    read_aside,
     read_query,
     read_treatment,
 )
@@ -48,8 +48,6 @@ from emamba_service.web import Call, Reply
 __all__ = ["FRAME_BYTES", "Pose", "PoseRequest", "frame_map", "parse_octets", "parse_request"]
 
 FRAME_BYTES = 4 * MAP_SHAPE[0] * MAP_SHAPE[1] * MAP_SHAPE[2]
-# Reading more than this takes longer than handing it to a thread.
-_INLINE_BYTES = 64 * 1024
 _INPUTS = ("points", "features", "frames")
 _KEYS = (*_INPUTS, "model", "version")
 _QUERY = {JSON: TREATMENT, OCTETS: ("model", "version", *TREATMENT)}
@@ -103,9 +101,7 @@ class Pose:
         if form == OCTETS:
             maps = parse_octets(body, self._settings.max_frames)
             return PoseRequest(query.get("model"), query.get("version"), maps)
-        if len(body) > _INLINE_BYTES:
-            return await asyncio.to_thread(parse_request, body, *limits)
-        return parse_request(body, *limits)
+        return await read_aside(len(body), parse_request, body, *limits)
 
 
 def parse_octets(body: bytes, max_frames: int) -> npt.NDArray[np.float32]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
 import orjson
 
@@ -22,9 +24,11 @@ __all__ = [
     "TREATMENT",
     "answer_form",
     "but_one_is",
+    "check_query",
     "content_form",
     "json_type",
     "load_json",
+    "read_aside",
     "read_integer",
     "read_query",
     "read_treatment",
@@ -32,6 +36,8 @@ __all__ = [
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
+T = TypeVar("T")
+_INLINE_BYTES = 64 * 1024
 # The query's keys that every task route takes.
 TREATMENT = ("priority", "timeout_us")
 _QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
@@ -90,13 +96,24 @@ def answer_form(call: Call, default: str) -> str:
 
 def read_query(call: Call, keys: tuple[str, ...]) -> dict[str, str]:
     """The query; raises `InvalidRequestError` for a key that is not among `keys`."""
-    query = call.query
+    return check_query(call.query, keys)
+
+
+def check_query(query: dict[str, str], keys: Collection[str]) -> dict[str, str]:
+    """`query`; raises `InvalidRequestError` for a key that is not among `keys`."""
     for key in query:
         if key not in keys:
             raise InvalidRequestError(
                 f"the query's keys must be among {', '.join(keys)}, {but_one_is(key)}"
             )
     return query
+
+
+async def read_aside(size: int, read: Callable[..., T], *arguments: Any) -> T:
+    """`read(*arguments)`, in a thread where reading `size` bytes takes longer than that does."""
+    if size > _INLINE_BYTES:
+        return await asyncio.to_thread(read, *arguments)
+    return read(*arguments)
 
 
 def read_treatment(query: dict[str, str]) -> tuple[int, float | None]:

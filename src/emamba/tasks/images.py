@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from emamba.config import ModelConfig
-from emamba.tasks.task import InputError, TaskError, constants
+from emamba.tasks.task import InputError, Scaled, TaskError, constants
 
 __all__ = ["CHANNELS", "ImageTask", "check_images"]
 
@@ -50,7 +49,7 @@ def check_images(images: npt.ArrayLike, shape: Shape) -> Bytes:
 
 
 @dataclass(frozen=True)
-class ImageTask:
+class ImageTask(Scaled):
     """Normalisation either side of the network, and the classes' names.
 
     `encode`: channel c of a pixel becomes `(v / 255 - input_offset[c]) / input_scale[c]`.
@@ -70,13 +69,13 @@ class ImageTask:
 
     def encode(self, images: Bytes) -> npt.NDArray[np.float64]:
         """Checked images (b, height, width, channels) -> normalised float64 of the same shape."""
-        offset, scale = self._input
+        offset, scale = self.input_constants
         normalised: npt.NDArray[np.float64] = (images / 255.0 - offset) / scale
         return normalised
 
     def decode(self, outputs: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Network outputs (b, classes) -> probabilities (b, classes), each row's sum 1."""
-        offset, scale = self._output
+        offset, scale = self.output_constants
         logits = (offset + outputs * scale) / self.temperature
         # exp of what is at most 0 does not overflow.
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -86,14 +85,6 @@ class ImageTask:
     def output_name(self, output: int) -> str:
         """What one of the network's outputs stands for."""
         return f"class {self.classes[output]}"
-
-    @cached_property
-    def _input(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        return np.array(self.input_offset), np.array(self.input_scale)
-
-    @cached_property
-    def _output(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        return np.array(self.output_offset), np.array(self.output_scale)
 
     def to_json(self) -> dict[str, Any]:
         """The task section of `model.json`."""

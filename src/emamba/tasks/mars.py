@@ -7,14 +7,13 @@ sort a frame's points by x, then y, then z; pad with zeros to 64; lay out row-ma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from emamba.config import ModelConfig
-from emamba.tasks.task import InputError, TaskError, constants
+from emamba.tasks.task import InputError, Scaled, TaskError, constants
 
 __all__ = [
     "CHANNELS",
@@ -150,7 +149,7 @@ def _check_values(
 
 
 @dataclass(frozen=True)
-class PoseTask:
+class PoseTask(Scaled):
     """Normalisation either side of the network, and the joints' names.
 
     `encode`: channel c of a map becomes `(f(v) - input_offset[c]) / input_scale[c]`, with f =
@@ -169,13 +168,13 @@ class PoseTask:
         """Checked maps (b, 8, 8, 5) -> normalised float64 of the same shape."""
         maps = features.astype(np.float64)
         maps[..., _INTENSITY] = np.log1p(maps[..., _INTENSITY])
-        offset, scale = self._input
+        offset, scale = self.input_constants
         normalised: npt.NDArray[np.float64] = (maps - offset) / scale
         return normalised
 
     def decode(self, outputs: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Normalised (b, 57) -> joints (b, 19, 3), x y z in metres."""
-        offset, scale = self._output
+        offset, scale = self.output_constants
         flat = offset + outputs * scale
         joints: npt.NDArray[np.float64] = flat.reshape(-1, 3, len(JOINTS)).transpose(0, 2, 1)
         return joints
@@ -184,14 +183,6 @@ class PoseTask:
         """What one of the network's 57 outputs stands for."""
         axis, joint = divmod(output, len(JOINTS))
         return f"{'xyz'[axis]} of {JOINTS[joint]}"
-
-    @cached_property
-    def _input(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        return np.array(self.input_offset), np.array(self.input_scale)
-
-    @cached_property
-    def _output(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        return np.array(self.output_offset), np.array(self.output_scale)
 
     def to_json(self) -> dict[str, Any]:
         """The task section of `model.json`."""

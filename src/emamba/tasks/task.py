@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["InputError", "TaskError", "constants"]
+__all__ = ["InputError", "Scaled", "TaskError", "constants"]
+
+Floats = npt.NDArray[np.float64]
 
 
 class TaskError(ValueError):
@@ -19,6 +23,25 @@ class InputError(ValueError):
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message if index is None else f"frame {index}: {message}")
         self.index = index
+
+
+class Scaled:
+    """A task's constants either side of the network, as arrays made once."""
+
+    input_offset: tuple[float, ...]
+    input_scale: tuple[float, ...]
+    output_offset: tuple[float, ...]
+    output_scale: tuple[float, ...]
+
+    @cached_property
+    def input_constants(self) -> tuple[Floats, Floats]:
+        """Offset and scale of each input channel."""
+        return np.array(self.input_offset), np.array(self.input_scale)
+
+    @cached_property
+    def output_constants(self) -> tuple[Floats, Floats]:
+        """Offset and scale of each output."""
+        return np.array(self.output_offset), np.array(self.output_scale)
 
 
 def constants(values: Any, count: int, what: str, positive: bool = False) -> tuple[float, ...]:

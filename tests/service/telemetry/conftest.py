@@ -9,17 +9,8 @@ from pathlib import Path
 import pytest
 
 import sysfs_trees
+from clocks import Clock
 from sysfs_trees import BOARD, Tree, sensors
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from emamba_service.errors import InvalidRequestError, shortened
 from emamba_service.inference import Ask, Inference
 from emamba_service.protocols.oip.codec import InferRequest, read_request, write_answer
 from emamba_service.protocols.oip.signature import Signature, signature_of
+from emamba_service.protocols.request import read_aside
 from emamba_service.settings import Settings
 from emamba_service.web import Call, Reply
 
 __all__ = ["Oip"]
 
 _HEADER_LENGTH = b"inference-header-content-length"
-# Reading more JSON than this takes longer than handing it to a thread.
-_INLINE_BYTES = 64 * 1024
 
 
 class Oip:
@@ -48,12 +45,10 @@ class Oip:
     async def _read(
         self, body: bytes, header_length: int | None, signature: Signature
     ) -> InferRequest:
-        is_long = len(body) if header_length is None else header_length
-        if is_long > _INLINE_BYTES:
-            return await asyncio.to_thread(
-                read_request, body, header_length, signature, self._max_frames
-            )
-        return read_request(body, header_length, signature, self._max_frames)
+        json_bytes = len(body) if header_length is None else header_length
+        return await read_aside(
+            json_bytes, read_request, body, header_length, signature, self._max_frames
+        )
 
 
 def _header_length(call: Call) -> int | None:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from emamba_service import errors
 from emamba_service.errors import ServiceError
-from emamba_service.schemas import EVERYWHERE, INFERENCE_PROBLEMS, described_route
+from emamba_service.schemas import (
+    EVERYWHERE,
+    INFERENCE_PROBLEMS,
+    Closed,
+    described_route,
+    no_default,
+    path_parameter,
+)
 
 __all__ = [
     "InferAnswer",
@@ -17,7 +24,6 @@ __all__ = [
     "OipError",
     "infer_routes",
     "oip_answers",
-    "path_parameter",
 ]
 
 _MAP = [0.2, 1.9, 0.1, 0.0, 30.0] + [0.0] * 315
@@ -32,20 +38,12 @@ _BINARY = {
 }
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", field_title_generator=lambda name, _: name)
-
-
-def _leave_out(schema: dict[str, Any]) -> None:
-    schema.pop("default")
-
-
 def _may(default: Any, description: str, **limits: Any) -> Any:
     """A member that may be absent."""
-    return Field(default, description=description, json_schema_extra=_leave_out, **limits)
+    return Field(default, description=description, json_schema_extra=no_default, **limits)
 
 
-class InferParameters(_Closed):
+class InferParameters(Closed):
     """How a request is to be treated."""
 
     binary_data_output: bool = _may(False, "Whether outputs come as bytes")
@@ -53,11 +51,11 @@ class InferParameters(_Closed):
     timeout: int = _may(0, "Longest time to the answer, us; 0 for the service's", ge=0)
 
 
-class InputParameters(_Closed):
+class InputParameters(Closed):
     binary_data_size: int = _may(0, "Bytes of the tensor after the JSON", ge=0)
 
 
-class InferInput(_Closed):
+class InferInput(Closed):
     name: str = Field(description="As the model's metadata has it", examples=["features"])
     datatype: str = Field(examples=["FP32"])
     shape: list[int] = Field(description="Frames, then one frame's shape")
@@ -65,16 +63,16 @@ class InferInput(_Closed):
     data: list[Any] = _may([], "Values in row-major order, flat or nested as the shape is")
 
 
-class OutputParameters(_Closed):
+class OutputParameters(Closed):
     binary_data: bool = _may(False, "Whether this output comes as bytes")
 
 
-class InferOutput(_Closed):
+class InferOutput(Closed):
     name: str = Field(examples=["joints"])
     parameters: OutputParameters = _may(OutputParameters.model_construct(), "Of bytes")
 
 
-class InferRequest(_Closed):
+class InferRequest(Closed):
     """An inference request of the Open Inference Protocol."""
 
     id: str = _may("", "Repeated in the answer", max_length=256)
@@ -135,11 +133,6 @@ def infer_routes() -> list[APIRoute]:
         text = "The output tensor for a batch of frames."
         routes.append(described_route(path, text, body, answers, parameters))
     return routes
-
-
-def path_parameter(name: str) -> dict[str, Any]:
-    """A part of a path."""
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def oip_answers(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:

@@ -23,15 +23,12 @@ class Viewer:
 
     def __init__(self, with_points: bool) -> None:
         self.with_points = with_points
-        self.missed = 0
         self._messages: deque[str] = deque(maxlen=_BUFFERED)
         self._fresh = asyncio.Event()
         self._over = False
 
     def show(self, message: str) -> None:
         """Have `message` sent, in the place of the oldest if there are too many."""
-        if len(self._messages) == _BUFFERED:
-            self.missed += 1
         self._messages.append(message)
         self._fresh.set()
 
@@ -51,11 +48,10 @@ class Viewer:
 
 
 class Channel:
-    """What a stream publishes under a name. `owner` is its client's name."""
+    """What a stream publishes under a name."""
 
-    def __init__(self, name: str, owner: str, about: dict[str, Any]) -> None:
+    def __init__(self, name: str, about: dict[str, Any]) -> None:
         self.name = name
-        self.owner = owner
         self.about = about
         self.viewers: set[Viewer] = set()
 

@@ -28,6 +28,7 @@ from emamba_service.errors import (
 from emamba_service.inference import Ask, Inference
 from emamba_service.metrics import Metrics
 from emamba_service.models import LoadedModel
+from emamba_service.protocols.request import check_query
 from emamba_service.protocols.streams.channel import Channel, Viewer
 from emamba_service.protocols.streams.session import Session, WhenFull
 from emamba_service.protocols.streams.wire import (
@@ -40,6 +41,7 @@ from emamba_service.protocols.streams.wire import (
     read_message,
 )
 from emamba_service.settings import Settings
+from emamba_service.web import parse_query
 
 __all__ = ["Streams"]
 
@@ -48,6 +50,7 @@ _STREAM_QUERY = frozenset(
     {"model", "version", "when_full", "resumable", "session", "acknowledged", "publish"}
 )
 _GOING_AWAY, _POLICY, _FAILED, _RESTART = 1001, 1008, 1011, 1012
+_STOPPING = "the service is stopping; connect to another instance"
 _TAKEN_OVER = "the session goes on in another connection"
 # A close frame's reason has room for 123 bytes.
 _REASON_BYTES = 123
@@ -129,7 +132,7 @@ class Streams:
         except asyncio.CancelledError:
             code, reason = _POLICY, _TAKEN_OVER
             if self._draining:
-                code, reason = _RESTART, "the service is stopping; connect to another instance"
+                code, reason = _RESTART, _STOPPING
         finally:
             self._metrics.streams.dec()
             self._leave(stream, resumable=code in {_GOING_AWAY, _RESTART})
@@ -186,7 +189,7 @@ class Streams:
         _check_origin(websocket)
         client = self._admit(websocket.headers.get("authorization"), websocket.scope)
         if self._draining:
-            raise NotReadyError("the service is stopping; connect to another instance")
+            raise NotReadyError(_STOPPING)
         query = _query(websocket, _STREAM_QUERY)
         if "session" in query:
             return self._resume(client, query)
@@ -203,7 +206,7 @@ class Streams:
             )
         resumable = _choice(query, "resumable", "false", ("true", "false")) == "true"
         when_full = cast(WhenFull, _choice(query, "when_full", "block", ("block", "drop")))
-        channel = self._publish(query.get("publish"), client, loaded)
+        channel = self._publish(query.get("publish"), loaded)
         session = Session(self._settings.stream_window, when_full, resumable)
         stream = _Stream(secrets.token_urlsafe(16), client, loaded, session, resumable, channel)
         stream.worker = asyncio.create_task(self._work(stream))
@@ -237,7 +240,7 @@ class Streams:
             stream.connection.cancel()
         return stream
 
-    def _publish(self, name: str | None, client: str, loaded: LoadedModel) -> Channel | None:
+    def _publish(self, name: str | None, loaded: LoadedModel) -> Channel | None:
         if name is None:
             return None
         if not _NAME.fullmatch(name):
@@ -246,7 +249,7 @@ class Streams:
             raise InvalidRequestError(f"publish must be a free name, but {name!r} is published")
         package = loaded.package
         about = {"model": package.name, "version": package.version}
-        self._channels[name] = channel = Channel(name, client, about)
+        self._channels[name] = channel = Channel(name, about)
         return channel
 
     def _watched(self, websocket: WebSocket) -> Channel:
@@ -328,7 +331,7 @@ class Streams:
                 else:
                     await websocket.send({"type": "websocket.send", "bytes": answer.message})
             if self._draining and session.is_over:
-                return _RESTART, "the service is stopping; connect to another instance"
+                return _RESTART, _STOPPING
             # What was sent has made room for further answers.
             stream.frames.set()
             stream.answers.clear()
@@ -447,16 +450,7 @@ def _short(reason: str) -> str:
 
 
 def _query(websocket: WebSocket, known: frozenset[str]) -> dict[str, str]:
-    pairs = websocket.query_params.multi_items()
-    query = dict(pairs)
-    if len(query) < len(pairs):
-        raise InvalidRequestError("the query must have each key once")
-    if unknown := query.keys() - known:
-        raise InvalidRequestError(
-            f"the query's keys must be among {', '.join(sorted(known))}, but one is "
-            f"{min(unknown)[:64]!r}"
-        )
-    return query
+    return check_query(parse_query(websocket.scope["query_string"]), sorted(known))
 
 
 def _choice(query: dict[str, str], key: str, default: str, among: tuple[str, ...]) -> str:
