@@ -35,6 +35,8 @@ from emamba_service.protocols.oip.schema import InferRequest, infer_routes
 from emamba_service.protocols.pose import Pose
 from emamba_service.service import Service
 from emamba_service.settings import Settings
+from emamba_service.site import PageFiles, page, wants_page
+from emamba_service.vitals import vitals
 from emamba_service.web import Endpoint, Express, ExpressRoute
 
 __all__ = ["App", "create_app"]
@@ -48,6 +50,7 @@ _LINKS = {
     "oip": "/v2",
     "live": "/health/live",
     "ready": "/health/ready",
+    "vitals": "/v1/vitals",
     "metrics": "/metrics",
     "openapi": "/openapi.json",
 }
@@ -165,8 +168,14 @@ class Routes:
         content = generate_latest(self._service.metrics.registry)
         return Response(content, headers={"content-type": CONTENT_TYPE_LATEST})
 
-    async def index(self) -> Response:
-        """What this is and where the routes are."""
+    async def vitals(self) -> Response:
+        """The service's state now: engines, frames, shadow checks, power and temperature."""
+        return _json(vitals(self._service))
+
+    async def index(self, request: Request) -> Response:
+        """What this is and where the routes are; for browsers, the page."""
+        if wants_page(request):
+            return page()
         return _json({"service": "emamba-service", "version": __version__, "links": _LINKS})
 
 
@@ -229,7 +238,10 @@ def _add_routes(app: App, routes: Routes) -> None:
     get("/health/live", routes.live, _answer(schemas.Live))
     get("/health/ready", routes.ready, _answer(schemas.Ready), errors.NotReadyError)
     get("/metrics", routes.show_metrics, text)
-    get("/", routes.index, _answer(schemas.Index))
+    get("/v1/vitals", routes.vitals, _answer(schemas.Vitals), errors.NotReadyError)
+    html = {"text/html": {"schema": {"type": "string"}}}
+    get("/", routes.index, _answer(schemas.Index) | {"content": html})
+    app.mount("/page", PageFiles())
 
 
 def _answer(model: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ __all__ = [
     "PoseRequest",
     "Ready",
     "StreamList",
+    "Vitals",
     "described_route",
     "no_default",
     "openapi_document",
@@ -211,6 +212,11 @@ def _absent_list(description: str) -> Any:
     return Field([], description=description, json_schema_extra=no_default)
 
 
+def _absent_numbers(what: str) -> Any:
+    """Measurements by name that an answer may lack."""
+    return Field({}, description=f"{what}; absent if not measured", json_schema_extra=no_default)
+
+
 class TaskSummary(Described):
     """What goes in and comes out."""
 
@@ -279,6 +285,30 @@ class Ready(Described):
         description="Absent where no answer is checked: shadow_fraction is 0, or engine is mirror",
         json_schema_extra=no_default,
     )
+
+
+class ModelVitals(EngineReport):
+    """How one model fares."""
+
+    frames: int = Field(description="Answered since the start")
+    waiting: int = Field(description="Requests that wait for the engine")
+
+
+class Vitals(Described):
+    """The service's state; counters are totals, and rates are differences over clock_s."""
+
+    clock_s: float = Field(description="The service's clock, seconds from no particular time")
+    models: list[ModelVitals]
+    streams: int = Field(description="Open or resumable")
+    viewers: int = Field(description="Of published streams")
+    shadow: ShadowReport = Field(
+        ShadowReport.model_construct(),
+        description="Absent where no answer is checked",
+        json_schema_extra=no_default,
+    )
+    power_w: dict[str, float] = _absent_numbers("Measured power by group of rails")
+    energy_j: dict[str, float] = _absent_numbers("Measured energy by group, since the start")
+    temperature_c: dict[str, float] = _absent_numbers("Temperature of the chip by sensor")
 
 
 class PublishedStream(Described):

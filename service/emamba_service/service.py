@@ -42,7 +42,8 @@ class Service:
 
     `clock` gives seconds and times stages and requests; `registry` takes the metrics, those of the
     engines included; `engine_factory` opens engines in this process in place of the settings' own;
-    `shadow_source` chooses the requests that are checked.
+    `shadow_source` chooses the requests that are checked. `shadow` checks and `sampler` measures, once
+    started and where there is anything to.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Service:
         self.inference.closed = "the service has not loaded its models yet; try again after 1 s"
         self.tokens: Tokens | None = None
         self.streams = Streams(self.inference, self.metrics, settings, clock, self.admit)
+        self.sampler: Sampler | None = None
         self._engine_factory = engine_factory
         self._shadow_source = shadow_source
-        self._shadow: ShadowChecker | None = None
+        self.shadow: ShadowChecker | None = None
         self._tracer: Tracer | None = None
         self._stack = AsyncExitStack()
         self._repository: Repository | None = None
@@ -94,7 +96,7 @@ class Service:
             await self._stack.aclose()
             raise
         self._repository = repository
-        self._shadow = self._shadow_of()
+        self.shadow = self._shadow_of()
         self._measure()
         self._show_overlay()
         self.metrics.models.now = self.models
@@ -111,8 +113,8 @@ class Service:
         self.drain()
         await self.streams.drain()
         self.inference.closed = _STOPPING
-        if self._shadow is not None:
-            self._shadow.close(max(0.0, self._stop_by_s - self.clock()))
+        if self.shadow is not None:
+            self.shadow.close(max(0.0, self._stop_by_s - self.clock()))
         self.metrics.models.now = ()
         await self._stack.aclose()
 
@@ -158,8 +160,8 @@ class Service:
             raise NotReadyError(self.inference.closed)
         engines = [model.state() for model in self.models]
         report: dict[str, Any] = {"engines": engines}
-        if self._shadow is not None:
-            report["shadow"] = self._shadow.counts()
+        if self.shadow is not None:
+            report["shadow"] = self.shadow.counts()
         if reason := self._unready(engines):
             raise NotReadyError(reason, **report)
         return {"ready": True, **report}
@@ -227,7 +229,7 @@ class Service:
                 return (
                     "engine {engine} of {model} {version} must be ready, but is {state}: {reason}"
                 ).format_map(engine)
-        first = self._shadow and self._shadow.first
+        first = self.shadow and self.shadow.first
         if first and self.settings.shadow_trips_ready:
             return f"a shadow check failed: {first}; see the log and start the service anew"
         return None
@@ -236,9 +238,9 @@ class Service:
         """Show power and temperature in the metrics, where they are wanted and there are any."""
         if not self.settings.power_interval_s:
             return
-        sampler = Sampler(self.settings.sysfs, self.settings.power_interval_s)
-        collector = TelemetryCollector(sampler)
-        self._stack.enter_context(sampler)
+        self.sampler = Sampler(self.settings.sysfs, self.settings.power_interval_s)
+        collector = TelemetryCollector(self.sampler)
+        self._stack.enter_context(self.sampler)
         self.metrics.registry.register(collector)
         self._stack.callback(self.metrics.registry.unregister, collector)
 

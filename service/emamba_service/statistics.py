@@ -33,12 +33,15 @@ class _Duration:
 
 
 class ModelStatistics:
-    """Of the event loop's thread. `wall_clock` gives seconds since 1970."""
+    """Of the event loop's thread. `wall_clock` gives seconds since 1970.
+
+    `frames` are those answered.
+    """
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
         self._wall_clock = wall_clock
         self._last_inference_ms = 0
-        self._frames = 0
+        self.frames = 0
         self._executions = 0
         self._success = _Duration()
         self._fail = _Duration()
@@ -59,7 +62,7 @@ class ModelStatistics:
         postprocess_s: float,
     ) -> None:
         """A request of `frames` frames has been answered."""
-        self._frames += frames
+        self.frames += frames
         self._last_inference_ms = int(self._wall_clock() * 1e3)
         self._success.add(queue_s + preprocess_s + infer_s + postprocess_s)
         self._queue.add(queue_s)
@@ -87,7 +90,7 @@ class ModelStatistics:
         nothing = _Duration().document()
         return {
             "last_inference": self._last_inference_ms,
-            "inference_count": self._frames,
+            "inference_count": self.frames,
             "execution_count": self._executions,
             "inference_stats": {
                 "success": self._success.document(),

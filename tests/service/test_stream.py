@@ -16,6 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from emamba_service.auth import new_token, write_tokens
 from service.test_live import Live, finish, start
 
 HEAD = struct.Struct("<B7xQ")
@@ -272,6 +273,39 @@ def test_viewers_see_what_is_published(live, points):
             code, reason = plain.closed()
         assert (code, reason) == (1001, "the stream has ended")
     assert refusal(live, "", watch)[1] == "the stream must be one that is published: none"
+
+
+def test_answers_tell_who_computed_them_and_how_long_it_took_if_asked(live, points):
+    labels = [[0.0, 2.0, 1.0]] * 19
+    watch = "/v1/pose/watch/timed"
+    with (
+        Stream(live, "publish=timed&timing=true") as source,
+        Stream(live, "timing=true&labels=true", watch) as viewer,
+    ):
+        source.send(sequence=1, points=points, labels=labels)
+        answer, shown = source.next(), viewer.next()
+        assert answer["engine"] == "mirror"
+        assert list(answer["timing_us"]) == [
+            *("preprocess", "queue", "quantise", "engine", "postprocess", "total")
+        ]
+        assert shown == answer | {"labels": labels}
+    assert refusal(live, "timing=yes")[1] == "timing must be one of true, false, but is 'yes'"
+
+
+def test_page_sends_its_token_as_a_subprotocol(models_dir, tmp_path):
+    secret, token = new_token("page", ("infer",))
+    write_tokens(tmp_path / "tokens.json", [token])
+    live = start(models_dir, tokens=tmp_path / "tokens.json")
+    url = live.url.replace("http", "ws") + "/v1/pose/stream"
+    try:
+        with connect(url, subprotocols=["emamba.v1", f"emamba.token.{secret}"]) as stream:
+            assert stream.subprotocol == "emamba.v1"
+            assert json.loads(stream.recv(10))["model"] == "mars"
+        with pytest.raises(InvalidStatus) as refused:
+            connect(url, subprotocols=["emamba.v1", "emamba.token.emt_unknown"])
+        assert refused.value.response.status_code == 401
+    finally:
+        finish(live)
 
 
 def test_metrics_tell_of_streams(live):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import numpy as np
@@ -227,7 +228,7 @@ def test_bytes_go_there_and_back():
     np.testing.assert_array_equal(came.map, sent)
     assert read_message(HEAD.pack(2, 9), 64) == Ack(9)
     joints = np.arange(57.0).reshape(19, 3)
-    answer = answer_message(came, joints)
+    answer = answer_message(came, joints, {})
     assert isinstance(answer, bytes)
     assert HEAD.unpack_from(answer) == (3, 7)
     np.testing.assert_array_equal(np.frombuffer(answer, "<f4", offset=16).reshape(19, 3), joints)
@@ -238,9 +239,24 @@ def test_text_goes_there_and_back(points):
     came = read_message(f'{{"sequence": 3, "points": {points}}}', 64)
     assert isinstance(came, Frame)
     assert (came.sequence, came.is_text, came.points) == (3, True, points)
-    assert answer_message(came, np.zeros((19, 3))).startswith('{"sequence":3,"joints":[[0.0')
+    answer = answer_message(came, np.zeros((19, 3)), {"engine": "native"})
+    assert answer.startswith('{"sequence":3,"joints":[[0.0')
+    assert answer.endswith('],"engine":"native"}')
     assert dropped_message(2, 5, True) == '{"sequence":5,"dropped_from":2}'
     assert read_message('{"acknowledged": 4}', 64) == Ack(4)
+
+
+def test_labels_come_with_a_frame_as_they_are(points):
+    labels = [[0.5, 2, -1]] * 19
+    came = read_message(json.dumps({"sequence": 3, "points": points, "labels": labels}), 64)
+    assert isinstance(came, Frame)
+    assert (came.points, came.labels) == (points, labels)
+
+
+@pytest.mark.parametrize("labels", [None, "x", [], [[0, 0, 0]] * 18, [[0, 0]] * 19, [["0"] * 3] * 19])
+def test_other_labels_end_a_stream(points, labels):
+    with pytest.raises(StreamError, match="labels must be 19 arrays of 3 numbers, metres"):
+        read_message(json.dumps({"sequence": 3, "points": points, "labels": labels}), 64)
 
 
 @pytest.mark.parametrize(

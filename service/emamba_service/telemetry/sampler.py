@@ -124,7 +124,7 @@ class Sampler:
         time_s = self._clock()
         power_w = self._answers("rail", self._rails)
         temperature_c = self._answers("temperature", self._temperatures)
-        groups_w = _group_power_w(self.board, power_w)
+        groups_w = _group_sums(self.board, power_w)
         with self._lock:
             self._energy.add(time_s, power_w)
             energy_j = {rail: self._energy.energy_j[rail] for rail in power_w}
@@ -156,6 +156,10 @@ class Sampler:
             for group in GROUPS
         }
         return {group: window for group, window in windows.items() if window}
+
+    def group_energy_j(self, reading: Reading) -> dict[Group, float]:
+        """A reading's energy by group, of the groups whose rails are all in it."""
+        return _group_sums(self.board, reading.energy_j)
 
     def _run(self, stopping: threading.Event) -> None:
         while True:
@@ -199,13 +203,13 @@ def _find_rails(sysfs: Path, board: Board | None) -> dict[str, Callable[[], floa
     return {name: partial(read_power_w, path, rails[name]) for name, path in paths.items()}
 
 
-def _group_power_w(board: Board | None, power_w: Mapping[str, float]) -> dict[Group, float]:
-    """Sums of the groups whose rails were all measured, in whole microwatts as the rails are."""
+def _group_sums(board: Board | None, of_rail: Mapping[str, float]) -> dict[Group, float]:
+    """Sums over the groups whose rails are all there, to the sixth decimal as the rails are."""
     if board is None:
         return {}
     names = {group: [rail.name for rail in board.group_rails(group)] for group in GROUPS}
     return {
-        group: round(math.fsum(power_w[name] for name in rails), 6)
+        group: round(math.fsum(of_rail[name] for name in rails), 6)
         for group, rails in names.items()
-        if power_w.keys() >= set(rails)
+        if of_rail.keys() >= set(rails)
     }

@@ -19,10 +19,10 @@ _BUFFERED = 8
 
 
 class Viewer:
-    """One viewer's frames to come."""
+    """One viewer's frames to come; `wants` are the members that it asked for besides joints."""
 
-    def __init__(self, with_points: bool) -> None:
-        self.with_points = with_points
+    def __init__(self, wants: frozenset[str]) -> None:
+        self.wants = wants
         self._messages: deque[str] = deque(maxlen=_BUFFERED)
         self._fresh = asyncio.Event()
         self._over = False
@@ -55,20 +55,19 @@ class Channel:
         self.about = about
         self.viewers: set[Viewer] = set()
 
-    def publish(self, frame: Frame, joints: npt.NDArray[np.float64]) -> None:
-        """Show a frame's joints (19, 3), and its points if the client sent any, to every viewer.
+    def publish(
+        self, frame: Frame, joints: npt.NDArray[np.float64], computed: dict[str, Any]
+    ) -> None:
+        """Show a frame's joints (19, 3) to every viewer.
 
-        Each form is encoded once, whoever watches.
+        With them goes what it asked for: the client's points and labels, if it sent any, and how
+        the frame was `computed`. Each form is encoded once, whoever watches.
         """
-        plain: str | None = None
-        full: str | None = None
+        forms: dict[frozenset[str], str] = {}
         for viewer in self.viewers:
-            if viewer.with_points and frame.points is not None:
-                full = full or _encoded(frame, joints, {"points": frame.points})
-                viewer.show(full)
-            else:
-                plain = plain or _encoded(frame, joints, {})
-                viewer.show(plain)
+            if viewer.wants not in forms:
+                forms[viewer.wants] = _encoded(frame, joints, computed, viewer.wants)
+            viewer.show(forms[viewer.wants])
 
     def end(self) -> None:
         """Tell the viewers that nothing will follow."""
@@ -76,6 +75,17 @@ class Channel:
             viewer.end()
 
 
-def _encoded(frame: Frame, joints: npt.NDArray[np.float64], more: dict[str, Any]) -> str:
-    document = {"sequence": frame.sequence, "joints": joints.tolist(), **more}
+def _encoded(
+    frame: Frame,
+    joints: npt.NDArray[np.float64],
+    computed: dict[str, Any],
+    wants: frozenset[str],
+) -> str:
+    document = {"sequence": frame.sequence, "joints": joints.tolist()}
+    if "points" in wants and frame.points is not None:
+        document["points"] = frame.points
+    if "labels" in wants and frame.labels is not None:
+        document["labels"] = frame.labels
+    if "timing" in wants:
+        document |= computed
     return orjson.dumps(document).decode()

@@ -47,8 +47,13 @@ __all__ = ["Streams"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STREAM_QUERY = frozenset(
-    {"model", "version", "when_full", "resumable", "session", "acknowledged", "publish"}
+    {"model", "version", "when_full", "resumable", "session", "acknowledged", "publish", "timing"}
 )
+_WATCH_QUERY = frozenset({"points", "labels", "timing"})
+_TRUTHS = ("true", "false")
+# Pages cannot send headers with a WebSocket; a token comes as a subprotocol beside the real one.
+_PROTOCOL = "emamba.v1"
+_TOKEN_PROTOCOL = "emamba.token."
 _GOING_AWAY, _POLICY, _FAILED, _RESTART = 1001, 1008, 1011, 1012
 _STOPPING = "the service is stopping; connect to another instance"
 _TAKEN_OVER = "the session goes on in another connection"
@@ -65,6 +70,7 @@ class _Stream:
     loaded: LoadedModel
     session: Session
     is_resumable: bool
+    is_timed: bool
     channel: Channel | None
     # Set when there may be frames to compute, answers to send, or room for a frame.
     frames: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,7 +84,8 @@ class _Stream:
 class Streams:
     """Every stream and every viewer. Of one event loop.
 
-    `admit(authorization, scope)` gives the client's name or raises `ServiceError`.
+    `admit(authorization, scope)` gives the client's name or raises `ServiceError`. `viewers` are
+    the connections that watch.
     """
 
     def __init__(
@@ -96,12 +103,17 @@ class Streams:
         self._admit = admit
         self._streams: dict[str, _Stream] = {}
         self._channels: dict[str, Channel] = {}
-        self._viewers = 0
+        self.viewers = 0
         self._draining = False
         frames = metrics.stream_frames
         self._answered, self._dropped, self._refused = (
             frames.labels(outcome) for outcome in ("answered", "dropped", "refused")
         )
+
+    @property
+    def count(self) -> int:
+        """Streams that are open or can be resumed."""
+        return len(self._streams)
 
     def listing(self) -> list[dict[str, Any]]:
         """The published streams, by name."""
@@ -121,7 +133,7 @@ class Streams:
         stream.connection = asyncio.current_task()
         # For proxies, which must lead a resumed stream back to this service.
         told = [(b"emamba-session", stream.id.encode())] if stream.is_resumable else []
-        await websocket.accept(headers=told)
+        await websocket.accept(_subprotocol(websocket), told)
         self._metrics.streams.inc()
         code, reason = _GOING_AWAY, "the connection has been lost"
         try:
@@ -141,14 +153,13 @@ class Streams:
     async def watch(self, websocket: WebSocket) -> None:
         """Show a published stream to one viewer."""
         try:
-            channel = self._watched(websocket)
+            channel, viewer = self._watched(websocket)
         except ServiceError as error:
             await _deny(websocket, error, self._metrics)
             return
-        await websocket.accept()
-        viewer = Viewer(websocket.query_params.get("points") == "true")
+        await websocket.accept(_subprotocol(websocket))
         channel.viewers.add(viewer)
-        self._viewers += 1
+        self.viewers += 1
         self._metrics.viewers.inc()
         listening = asyncio.create_task(_until_gone(websocket, viewer))
         try:
@@ -162,7 +173,7 @@ class Streams:
         finally:
             listening.cancel()
             channel.viewers.discard(viewer)
-            self._viewers -= 1
+            self.viewers -= 1
             self._metrics.viewers.dec()
         await _close(websocket, _GOING_AWAY, "the stream has ended")
 
@@ -187,7 +198,7 @@ class Streams:
     def _open(self, websocket: WebSocket) -> _Stream:
         """The stream that a connection asks for, new or known; raises `ServiceError`."""
         _check_origin(websocket)
-        client = self._admit(websocket.headers.get("authorization"), websocket.scope)
+        client = self._admit(_authorization(websocket), websocket.scope)
         if self._draining:
             raise NotReadyError(_STOPPING)
         query = _query(websocket, _STREAM_QUERY)
@@ -204,11 +215,13 @@ class Streams:
             raise TooManyStreamsError(
                 f"all {limit} streams are taken; try again after 1 s", limit=limit
             )
-        resumable = _choice(query, "resumable", "false", ("true", "false")) == "true"
+        resumable, timed = _is_true(query, "resumable"), _is_true(query, "timing")
         when_full = cast(WhenFull, _choice(query, "when_full", "block", ("block", "drop")))
         channel = self._publish(query.get("publish"), loaded)
         session = Session(self._settings.stream_window, when_full, resumable)
-        stream = _Stream(secrets.token_urlsafe(16), client, loaded, session, resumable, channel)
+        stream = _Stream(
+            secrets.token_urlsafe(16), client, loaded, session, resumable, timed, channel
+        )
         stream.worker = asyncio.create_task(self._work(stream))
         self._streams[stream.id] = stream
         return stream
@@ -252,20 +265,21 @@ class Streams:
         self._channels[name] = channel = Channel(name, about)
         return channel
 
-    def _watched(self, websocket: WebSocket) -> Channel:
+    def _watched(self, websocket: WebSocket) -> tuple[Channel, Viewer]:
         _check_origin(websocket)
-        self._admit(websocket.headers.get("authorization"), websocket.scope)
-        _choice(_query(websocket, frozenset({"points"})), "points", "false", ("true", "false"))
+        self._admit(_authorization(websocket), websocket.scope)
+        query = _query(websocket, _WATCH_QUERY)
+        wants = frozenset(member for member in _WATCH_QUERY if _is_true(query, member))
         channel = self._channels.get(websocket.path_params["name"])
         if channel is None:
             known = ", ".join(sorted(self._channels)) or "none"
             raise InvalidRequestError(f"the stream must be one that is published: {known}")
-        if self._viewers >= self._settings.max_viewers:
+        if self.viewers >= self._settings.max_viewers:
             limit = self._settings.max_viewers
             raise TooManyStreamsError(
                 f"all {limit} places for viewers are taken; try again after 1 s", limit=limit
             )
-        return channel
+        return channel, Viewer(wants)
 
     def _hello(self, stream: _Stream) -> str:
         package = stream.loaded.package
@@ -358,26 +372,28 @@ class Streams:
         """A message for each of `frames`."""
         maps = [frame.map for frame in frames if frame.map is not None]
         joints: list[Any] = []
+        computed: dict[str, Any] = {}
         failure: ServiceError | None = None
         if maps:
             try:
                 ask = Ask(stream.client, self._clock())
                 answered = await self._inference.run(stream.loaded, np.stack(maps), ask)
                 joints = list(answered.values)
+                computed = {"engine": answered.engine, "timing_us": answered.timing_us}
             except ServiceError as error:
                 failure = error
-        computed = iter(joints)
+        poses = iter(joints)
         messages = []
         for frame in frames:
             if (why := frame.error or failure) is not None:
                 self._refused.inc()
                 messages.append(problem_message(frame, why))
                 continue
-            one = next(computed)
+            one = next(poses)
             self._answered.inc()
-            messages.append(answer_message(frame, one))
+            messages.append(answer_message(frame, one, computed if stream.is_timed else {}))
             if stream.channel is not None and stream.channel.viewers:
-                stream.channel.publish(frame, one)
+                stream.channel.publish(frame, one, computed)
         return messages
 
     def _count_dropped(self, session: Session) -> None:
@@ -445,12 +461,28 @@ def _check_origin(websocket: WebSocket) -> None:
         )
 
 
+def _authorization(websocket: WebSocket) -> str | None:
+    """The header, or what a page sends in its place."""
+    for protocol in websocket.scope["subprotocols"]:
+        if protocol.startswith(_TOKEN_PROTOCOL):
+            return f"Bearer {protocol.removeprefix(_TOKEN_PROTOCOL)}"
+    return websocket.headers.get("authorization")
+
+
+def _subprotocol(websocket: WebSocket) -> str | None:
+    return _PROTOCOL if _PROTOCOL in websocket.scope["subprotocols"] else None
+
+
 def _short(reason: str) -> str:
     return reason.encode()[:_REASON_BYTES].decode(errors="ignore")
 
 
 def _query(websocket: WebSocket, known: frozenset[str]) -> dict[str, str]:
     return check_query(parse_query(websocket.scope["query_string"]), sorted(known))
+
+
+def _is_true(query: dict[str, str], key: str) -> bool:
+    return _choice(query, key, "false", _TRUTHS) == "true"
 
 
 def _choice(query: dict[str, str], key: str, default: str, among: tuple[str, ...]) -> str:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import orjson
 
 from emamba.tasks import InputError
-from emamba.tasks.mars import MAP_SHAPE, check_features
+from emamba.tasks.mars import JOINTS, MAP_SHAPE, check_features
 from emamba_service.errors import InvalidInputError, ServiceError, shortened
 from emamba_service.protocols.pose import frame_map
 
@@ -38,7 +38,8 @@ _HEAD = struct.Struct("<B7xQ")
 HEAD_BYTES = _HEAD.size
 MAX_SEQUENCE = 2**53 - 1
 _MAP_BYTES = 4 * MAP_SHAPE[0] * MAP_SHAPE[1] * MAP_SHAPE[2]
-_KEYS = frozenset({"sequence", "points", "features"})
+_KEYS = frozenset({"sequence", "points", "features", "labels"})
+_NUMBERS = (int, float)
 
 
 class Kind(IntEnum):
@@ -64,7 +65,8 @@ class StreamError(Exception):
 class Frame:
     """A frame that came: its map, float32 (8, 8, 5), or why it has none.
 
-    `points` are the client's own as JSON, for whoever watches.
+    `points` and `labels`, joints (19, 3) to compare with, are the client's own as JSON, for whoever
+    watches.
     """
 
     sequence: int
@@ -72,6 +74,7 @@ class Frame:
     map: npt.NDArray[np.float32] | None
     error: ServiceError | None = None
     points: Any = None
+    labels: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,12 @@ def read_message(message: bytes | str, max_points: int) -> Frame | Ack:
     return _read_text(message, max_points) if isinstance(message, str) else _read_bytes(message)
 
 
-def answer_message(frame: Frame, joints: npt.NDArray[np.float64]) -> bytes | str:
-    """The joints (19, 3) of a frame, metres."""
+def answer_message(
+    frame: Frame, joints: npt.NDArray[np.float64], more: dict[str, Any]
+) -> bytes | str:
+    """The joints (19, 3) of a frame, metres; as text with the members `more`."""
     if frame.is_text:
-        document = {"sequence": frame.sequence, "joints": joints.tolist()}
+        document = {"sequence": frame.sequence, "joints": joints.tolist(), **more}
         return orjson.dumps(document).decode()
     return _HEAD.pack(Kind.ANSWER, frame.sequence) + joints.astype("<f4").tobytes()
 
@@ -147,11 +152,11 @@ def _read_text(message: str, max_points: int) -> Frame | Ack:
     sequence = _check_sequence(document.get("sequence"))
     if not document.keys() <= _KEYS or ("points" in document) == ("features" in document):
         raise StreamError(
-            "a text message must have sequence and one of points and features, or acknowledged "
-            f"alone, but has {shortened(', '.join(document))}"
+            "a text message must have sequence, one of points and features, and at most labels "
+            f"besides, or acknowledged alone, but has {shortened(', '.join(document))}"
         )
-    points = document.get("points")
-    return _frame(sequence, True, lambda: frame_map(document, 0, max_points), points)
+    shown = document.get("points"), _labels(document)
+    return _frame(sequence, True, lambda: frame_map(document, 0, max_points), *shown)
 
 
 def _frame(
@@ -159,14 +164,28 @@ def _frame(
     is_text: bool,
     read: Callable[[], npt.NDArray[np.float32]],
     points: Any = None,
+    labels: Any = None,
 ) -> Frame:
     try:
-        return Frame(sequence, is_text, read(), None, points)
+        return Frame(sequence, is_text, read(), None, points, labels)
     except (InputError, ServiceError) as error:
         # A frame of a stream has a number of its own.
         sentence = str(error).removeprefix("frame 0: ")
         kind = type(error) if isinstance(error, ServiceError) else InvalidInputError
-        return Frame(sequence, is_text, None, kind(f"frame {sequence}: {sentence}"), points)
+        return Frame(sequence, is_text, None, kind(f"frame {sequence}: {sentence}"), points, labels)
+
+
+def _labels(document: dict[str, Any]) -> Any:
+    """A frame's labels, if it has any: viewers get them as they came."""
+    labels = document.get("labels")
+    rows = labels if type(labels) is list else []
+    if "labels" in document and not (
+        len(rows) == len(JOINTS)
+        and all(type(row) is list and len(row) == 3 for row in rows)
+        and all(type(value) in _NUMBERS for row in rows for value in row)
+    ):
+        raise StreamError(f"labels must be {len(JOINTS)} arrays of 3 numbers, metres")
+    return labels
 
 
 def _check_sequence(value: Any) -> int:
