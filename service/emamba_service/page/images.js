@@ -1,0 +1,105 @@
+// The image tab: draw, choose or drop an image; classes, probabilities and time come back.
+
+import { ask, route } from "./stream.js";
+
+const $ = (id) => document.getElementById(id);
+const PEN_PX = 22;
+
+export class Images {
+  constructor() {
+    this.pad = $("pad");
+    this.context = this.pad.getContext("2d");
+    this.clear();
+    this.draws();
+    $("clear").onclick = () => this.clear();
+    $("image").onchange = ({ target }) => target.files[0] && this.open(target.files[0]);
+  }
+
+  // Look which image models there are; called whenever the tab is shown.
+  async enter() {
+    try {
+      const { models } = await ask("v1/models");
+      const names = models.filter(({ task }) => task.kind === "image-classes").map(({ name }) => name);
+      $("image-model").replaceChildren(...names.map((name) => new Option(name)));
+      this.ready = names.length > 0;
+      this.say(this.ready ? "Draw something, or choose or drop an image."
+        : "No image model is installed. Put a package of kind image-classes into the service's models folder and start it again.");
+    } catch (error) {
+      this.say(`The service does not answer: ${error.message}`);
+    }
+  }
+
+  say(sentence) {
+    $("image-notice").textContent = sentence;
+  }
+
+  clear() {
+    this.context.fillStyle = "#000";
+    this.context.fillRect(0, 0, this.pad.width, this.pad.height);
+    $("classes").replaceChildren();
+    $("image-time").textContent = "";
+  }
+
+  draws() {
+    const at = (event) => [event.offsetX, event.offsetY].map((value) => (value * this.pad.width) / this.pad.clientWidth);
+    this.pad.addEventListener("pointerdown", (event) => {
+      this.pad.setPointerCapture(event.pointerId);
+      this.from = at(event);
+    });
+    this.pad.addEventListener("pointermove", (event) => {
+      if (!this.from) return;
+      const to = at(event);
+      Object.assign(this.context, { strokeStyle: "#fff", lineWidth: PEN_PX, lineCap: "round" });
+      this.context.beginPath();
+      this.context.moveTo(...this.from);
+      this.context.lineTo(...to);
+      this.context.stroke();
+      this.from = to;
+    });
+    this.pad.addEventListener("pointerup", () => {
+      this.from = null;
+      this.pad.toBlob((blob) => this.classify(blob), "image/png");
+    });
+  }
+
+  // Show a file on the pad, as much of its middle as fits, and send the file itself.
+  async open(file) {
+    this.clear();
+    try {
+      const picture = await createImageBitmap(file);
+      const edge = Math.min(picture.width, picture.height);
+      const corner = [(picture.width - edge) / 2, (picture.height - edge) / 2];
+      this.context.drawImage(picture, ...corner, edge, edge, 0, 0, this.pad.width, this.pad.height);
+    } catch {
+      // The service may read what this browser cannot, or says in its own words why not.
+    }
+    await this.classify(file);
+  }
+
+  async classify(blob) {
+    if (!this.ready) return;
+    const begun = performance.now();
+    const url = route("v1/classify");
+    url.searchParams.set("model", $("image-model").value);
+    try {
+      const answer = await ask(url, { method: "POST", body: blob, headers: { "content-type": blob.type } });
+      this.show(answer, performance.now() - begun);
+    } catch (error) {
+      $("classes").replaceChildren();
+      this.say(error.message);
+    }
+  }
+
+  show({ predictions, timing_us, engine, model, version }, trip_ms) {
+    this.say(`${model} ${version} on ${engine}`);
+    $("image-time").textContent =
+      `${timing_us.total.toFixed(0)} µs in the service, ${timing_us.engine.toFixed(0)} µs of them in the engine; round trip ${trip_ms.toFixed(1)} ms`;
+    $("classes").replaceChildren(...predictions[0].top.map((one) => {
+      const item = document.createElement("li");
+      const meter = Object.assign(document.createElement("meter"), { value: one.probability });
+      meter.setAttribute("aria-label", one.class);
+      item.append(one.class, meter, `${(100 * one.probability).toFixed(1)} %`);
+      return item;
+    }));
+  }
+}

@@ -1,0 +1,78 @@
+// Asks the service how it fares, once a second, and shows it. What is not measured is not shown.
+
+import { ask } from "./stream.js";
+
+const EVERY_MS = 1000;
+const GROUPS = { pl_core: "accelerator", pl: "PL", ps: "PS" };
+const $ = (id) => document.getElementById(id);
+
+export class Vitals {
+  // `model()` names the model shown; `told(vitals or null)` gets each answer, null for none.
+  constructor(model, told) {
+    this.model = model;
+    this.told = told;
+    this.history = [];
+    this.poll();
+  }
+
+  async poll() {
+    let vitals = null;
+    if (!document.hidden) {
+      try {
+        vitals = await ask("v1/vitals");
+        this.show(vitals);
+      } catch {
+        this.history = [];
+        engine({ engine: "no answer", state: "failed", reason: "" });
+      }
+      this.told(vitals);
+    }
+    setTimeout(() => this.poll(), EVERY_MS);
+  }
+
+  show(vitals) {
+    const one = vitals.models.find(({ model }) => model === this.model()) ?? vitals.models[0];
+    if (one) engine(one);
+    $("total").textContent = vitals.models.reduce((sum, { frames }) => sum + frames, 0).toLocaleString("en");
+    shadow(vitals.shadow);
+    measured("power", vitals.power_w, ([group, watts]) => `${GROUPS[group] ?? group} ${watts.toFixed(2)} W`);
+    measured("temperature", vitals.temperature_c, ([sensor, value]) => `${sensor} ${value.toFixed(1)} °C`);
+    $("unmeasured-row").hidden = Boolean(vitals.power_w || vitals.temperature_c);
+    this.energy(vitals);
+  }
+
+  // Energy of the accelerator's rails over the last seconds, idle times included, by frame.
+  energy(vitals) {
+    this.history = [...this.history.slice(-5), vitals];
+    const before = this.history[0];
+    const frames = sum(vitals) - sum(before);
+    const joules = vitals.energy_j?.pl_core - before.energy_j?.pl_core;
+    const known = frames > 0 && joules >= 0;
+    $("energy-row").hidden = !known;
+    if (known) $("energy").textContent = `${((1000 * joules) / frames).toFixed(3)} mJ, idle included`;
+  }
+}
+
+const sum = ({ models }) => models.reduce((total, { frames }) => total + frames, 0);
+
+function engine({ engine, state, reason }) {
+  const badge = $("engine");
+  badge.textContent = `engine: ${engine}`;
+  badge.dataset.state = state;
+  const alarm = state === "ready" ? "" : `Engine ${engine} is ${state}${reason ? `: ${reason}` : ""}`;
+  if ($("alarm").textContent !== alarm) $("alarm").textContent = alarm;
+  $("alarm").hidden = !alarm;
+}
+
+function shadow(counts) {
+  const cell = $("shadow");
+  cell.classList.toggle("bad", counts?.mismatches > 0);
+  cell.textContent = !counts ? "off" : counts.mismatches
+    ? `${counts.mismatches} MISMATCHES, ${counts.matches} match`
+    : `${counts.matches.toLocaleString("en")} match, none differ`;
+}
+
+function measured(name, values, text) {
+  $(`${name}-row`).hidden = !values;
+  if (values) $(name).textContent = Object.entries(values).map(text).join(", ");
+}
