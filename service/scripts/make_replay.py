@@ -73,9 +73,7 @@ def main() -> None:
             if run is not None:
                 file = f"s{subject}-m{movement:02}.npz"
                 np.savez_compressed(REPLAY / file, **run)  # type: ignore[arg-type]
-                runs.append(
-                    {"file": file, "subject": subject, "movement": movement, "name": name}
-                )
+                runs.append({"file": file, "subject": subject, "movement": movement, "name": name})
     (REPLAY / "runs.json").write_text(json.dumps({"runs": runs}) + "\n")
     size = sum(path.stat().st_size for path in REPLAY.glob("*.npz"))
     print(f"{REPLAY}: {len(runs)} runs of {RUN_FRAMES} frames, {size} bytes")

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from deploy.debian_tools import debian_tool
+from debian_tools import debian_tool
 from deploy.fleet_load import (
     POSE_BYTES,
     HaProxy,

@@ -24,7 +24,7 @@ import httpx
 import pytest
 import yaml
 
-from deploy.debian_tools import debian_tool
+from debian_tools import debian_tool
 from emamba_service.fleet import Board, discovery_json
 from sysfs_trees import iio_tree
 

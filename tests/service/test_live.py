@@ -80,7 +80,10 @@ def start(models_dir: Path, read_timeout_s: float = 1.0, **changes: object) -> L
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     )
     assert process.stdout is not None
-    return Live(process, [process.stdout.readline().rstrip("\n") for _ in range(4)])
+    greeting = [process.stdout.readline().rstrip("\n")]
+    while greeting[-1] and not greeting[-1].startswith("curl "):
+        greeting.append(process.stdout.readline().rstrip("\n"))
+    return Live(process, greeting)
 
 
 def finish(live: Live) -> None:

@@ -253,7 +253,9 @@ def test_labels_come_with_a_frame_as_they_are(points):
     assert (came.points, came.labels) == (points, labels)
 
 
-@pytest.mark.parametrize("labels", [None, "x", [], [[0, 0, 0]] * 18, [[0, 0]] * 19, [["0"] * 3] * 19])
+@pytest.mark.parametrize(
+    "labels", [None, "x", [], [[0, 0, 0]] * 18, [[0, 0]] * 19, [["0"] * 3] * 19]
+)
 def test_other_labels_end_a_stream(points, labels):
     with pytest.raises(StreamError, match="labels must be 19 arrays of 3 numbers, metres"):
         read_message(json.dumps({"sequence": 3, "points": points, "labels": labels}), 64)

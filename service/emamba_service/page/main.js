@@ -26,6 +26,7 @@ const images = new Images();
 let palette = colours();
 let stale = true; // Whether something changed since the last drawing.
 let source = null;
+let choice = 0; // Counts choices of a source: a file that comes after a later choice is dropped.
 let recording = null;
 let model = null;
 let runs = [];
@@ -159,18 +160,22 @@ function start(made) {
 }
 
 async function startReplay() {
+  const mine = ++choice;
   const run = runs.find((one) => one.subject === Number($("subject").value) && one.movement === Number($("movement").value));
   say("Loading the replay…");
   const answer = await fetch(route(`page/replay/${run.file}`));
-  start(new Player(await readFrames(run.file, await answer.blob()), on));
+  const frames = await readFrames(run.file, await answer.blob());
+  if (mine === choice) start(new Player(frames, on));
 }
 
 async function startFile(file) {
   show("file");
+  const mine = ++choice;
+  start(null);
   try {
-    start(new Player(await readFrames(file.name, file), on));
+    const frames = await readFrames(file.name, file);
+    if (mine === choice) start(new Player(frames, on));
   } catch (error) {
-    start(null);
     say(error.message, "error");
   }
 }
@@ -189,6 +194,7 @@ function show(kind) {
 
 async function choose() {
   const kind = $("source").value;
+  choice += 1;
   show(kind);
   if (kind === "replay") await startReplay();
   else if (kind === "live") await listStreams().then(startLive);

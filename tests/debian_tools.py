@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 UNPACKED = ROOT / ".venv" / "debian"
-PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus", "haproxy": "haproxy"}
+PACKAGES = {
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "haproxy": "haproxy",
+    "chromium": "chromium",
+}
 
 
 def debian_tool(name: str) -> Path:
@@ -59,7 +64,10 @@ def _run(command: list[str]) -> None:
 
 def _wrap(name: str, wrapper: Path) -> None:
     """A script that runs an unpacked program with the libraries unpacked beside it."""
-    program = next(path for path in (UNPACKED / "root").glob(f"usr/*bin/{name}") if path.is_file())
+    # Chromium's own, in /usr/bin, is a script for an installed one.
+    folders = ("usr/lib/chromium", "usr/bin", "usr/sbin")
+    places = [UNPACKED / "root" / folder / name for folder in folders]
+    program = next(path for path in places if path.is_file())
     libraries = {str(path.parent) for path in (UNPACKED / "root").glob("usr/lib/**/*.so*")}
     wrapper.parent.mkdir(parents=True, exist_ok=True)
     wrapper.write_text(
