@@ -2,6 +2,7 @@
 
 ClientError
 ├── InvalidInput        what was given cannot be sent (also a ValueError)
+├── RadarError          a radar cannot be used as it is
 ├── ClientClosed        the client was closed before
 ├── ConnectionFailed    the service cannot be reached, or hung up without an answer
 ├── TimedOut            no answer in time
@@ -38,6 +39,10 @@ class ClientError(Exception):
 
 class InvalidInput(ClientError, ValueError):
     """What was given cannot be sent: not numbers, NaN or infinity, or a wrong rank."""
+
+
+class RadarError(ClientError):
+    """A radar cannot be used as it is: its ports, its configuration, or what it sends."""
 
 
 class ClientClosed(ClientError):

@@ -42,8 +42,8 @@ class Service:
 
     `clock` gives seconds and times stages and requests; `registry` takes the metrics, those of the
     engines included; `engine_factory` opens engines in this process in place of the settings' own;
-    `shadow_source` chooses the requests that are checked. `shadow` checks and `sampler` measures, once
-    started and where there is anything to.
+    `shadow_source` chooses the requests that are checked. Once started, `shadow` checks and
+    `sampler` measures, where there is anything to.
     """
 
     def __init__(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from websockets.sync.client import connect
 
 from emamba_service.auth import new_token, write_tokens
 from emamba_service.site import PAGE
-from page.conftest import DESKTOP, PHONE
+from page.conftest import DESKTOP, PHONE, REPOSITORY
 from service.test_live import finish, start
 
+MARS_TEST = REPOSITORY.parent / "shared" / "data" / "mars_test.npz"
 RUN = PAGE / "replay" / "s1-m01.npz"
 
 
@@ -351,17 +352,15 @@ def test_image_tab_classifies_what_is_drawn_and_what_is_chosen(open_page, servic
     picture = io.BytesIO()
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(picture, "png")
     body = picture.getvalue()
-    window.page.set_input_files(
-        "#image", {"name": "a.png", "mimeType": "image/png", "buffer": body}
-    )
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": body}
+    window.page.set_input_files("#image", file)
     headers = {"content-type": "image/png"}
     answer = httpx.post(f"{service.url}/v1/classify?model=grey", content=body, headers=headers)
     likeliest = answer.json()["predictions"][0]["top"][0]
     window.wait_for_text(
         "#classes li:first-child", f"{likeliest['class']}{100 * likeliest['probability']:.1f} %"
     )
-    file = {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"}
-    window.page.set_input_files("#image", file)
+    window.page.set_input_files("#image", file | {"buffer": b"no picture"})
     window.wait_for_text("#image-notice", "must be")
     window.page.click("#tab-pose")
     window.wait("shown.frame?.sequence > 0")
@@ -421,8 +420,23 @@ def test_page_is_for_browsers_and_kept_to_its_own_service(service):
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_replay_is_made_by_its_script():
-    made = subprocess.run(["git", "ls-files", str(PAGE / "replay")], capture_output=True, text=True)
+def test_replay_has_every_subject_and_movement_there_is():
     runs = json.loads((PAGE / "replay" / "runs.json").read_text())["runs"]
-    assert len(runs) == 39
-    assert {f"{run['file']}" for run in runs} <= {Path(line).name for line in made.stdout.split()}
+    assert {(run["subject"], run["movement"]) for run in runs} == {
+        (subject, movement) for subject in range(1, 5) for movement in range(1, 11)
+    } - {(4, 10)}
+    assert {run["file"] for run in runs} == {path.name for path in RUN.parent.glob("*.npz")}
+
+
+@pytest.mark.skipif(not MARS_TEST.exists(), reason=f"needs {MARS_TEST}")
+def test_script_makes_this_replay():
+    script = runpy.run_path(str(REPOSITORY / "service" / "scripts" / "make_replay.py"))
+    with np.load(MARS_TEST) as data:
+        test = {name: data[name] for name in data.files}
+    for subject, movement in ((1, 1), (3, 6), (4, 9)):
+        made = script["make_run"](test, subject, movement)
+        with np.load(PAGE / "replay" / f"s{subject}-m{movement:02}.npz") as shipped:
+            assert set(made) == set(shipped.files)
+            for name, array in made.items():
+                np.testing.assert_array_equal(array, shipped[name])
+    assert script["make_run"](test, 4, 10) is None

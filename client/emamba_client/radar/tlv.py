@@ -1,0 +1,163 @@
+"""The UART output of TI's mmWave SDK 3 out-of-the-box demo (xWR14xx, xWR16xx, xWR18xx, xWR68xx).
+
+A packet is a header, TLVs (type, length of the value, value), and padding to a multiple of 32
+bytes; all little-endian. Source of the format: TI, "Understanding the UART Data Output Format",
+Radar Toolbox 3.00. A packet has no checksum; what can be checked is `_Packet`'s business.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MAGIC", "MAX_PACKET_BYTES", "Parser", "RadarFrame"]
+
+MAGIC = bytes((2, 1, 4, 3, 6, 5, 8, 7))
+#: Far above the largest that the demo sends, a range-Doppler heat map among it.
+MAX_PACKET_BYTES = 65536
+# magic, version, length, platform, frame number, CPU cycles, objects, TLVs, sub-frame number
+_HEADER = struct.Struct("<8s8I")
+_TLV = struct.Struct("<2I")
+_SEGMENT_BYTES = 32
+_MAX_TLVS = 16
+_MAX_POINTS = 4096
+_POINTS, _SIDE_INFO = 1, 7
+_POINT_BYTES, _SIDE_BYTES = 16, 4
+
+
+@dataclass(frozen=True, eq=False)
+class RadarFrame:
+    """Points float32 (n, 5): x to the right, y ahead, z up (m), Doppler (m/s), and as intensity the
+    signal-to-noise ratio in steps of 0.1 dB, as the radar sends it."""
+
+    number: int
+    points: npt.NDArray[np.float32]
+
+
+class _DamagedError(Exception):
+    """Bytes that cannot be the beginning of a packet."""
+
+
+class Parser:
+    """Finds frames in bytes, in pieces of whatever size; no exception escapes.
+
+    What is no packet is skipped: after damage the next packet is found by its magic word. `counts`:
+    frames; lost (gaps in the frame numbers; one that falls is a radar that has started anew);
+    damaged packets; empty ones, which have no points; without_side_info, points without intensity;
+    skipped_bytes outside of whole packets.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter(
+            dict.fromkeys(
+                ("frames", "lost", "damaged", "empty", "without_side_info", "skipped_bytes"), 0
+            )
+        )
+        self._buffer = bytearray()
+        self._last: int | None = None
+
+    def feed(self, data: bytes) -> list[RadarFrame]:
+        """The frames that `data` completes."""
+        self._buffer += data
+        frames = []
+        at = 0
+        while True:
+            start = self._buffer.find(MAGIC, at)
+            if start < 0:
+                # The last bytes may be the beginning of a magic word.
+                start = max(at, len(self._buffer) - len(MAGIC) + 1)
+                self.counts["skipped_bytes"] += start - at
+                break
+            self.counts["skipped_bytes"] += start - at
+            try:
+                packet = _packet(self._buffer, start)
+            except _DamagedError:
+                self.counts["damaged"] += 1
+                self.counts["skipped_bytes"] += len(MAGIC)
+                at = start + len(MAGIC)
+                continue
+            if packet is None:
+                break
+            at = start + packet.size
+            frames += self._take(packet)
+        del self._buffer[:start]
+        return frames
+
+    def _take(self, packet: _Packet) -> list[RadarFrame]:
+        """The frame of a whole packet, if it has any points."""
+        if self._last is not None and packet.number > self._last + 1:
+            self.counts["lost"] += packet.number - self._last - 1
+        self._last = packet.number
+        if packet.points is None:
+            self.counts["without_side_info" if packet.lacks_side_info else "empty"] += 1
+            return []
+        self.counts["frames"] += 1
+        return [RadarFrame(packet.number, packet.points)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Packet:
+    size: int
+    number: int
+    points: npt.NDArray[np.float32] | None
+    lacks_side_info: bool
+
+
+def _packet(buffer: bytearray, start: int) -> _Packet | None:
+    """The packet at `start`, None while it may still become one; raises `_DamagedError`.
+
+    As early as can be: a false length must not hold up the packets after it.
+    """
+    following = buffer.find(MAGIC, start + len(MAGIC), start + MAX_PACKET_BYTES)
+    end = following if following >= 0 else len(buffer)
+    if end - start < _HEADER.size:
+        _check(following < 0)
+        return None
+    _, _, size, _, number, _, objects, tlvs, _ = _HEADER.unpack_from(buffer, start)
+    _check(_HEADER.size <= size <= MAX_PACKET_BYTES and size % _SEGMENT_BYTES == 0)
+    # A magic word inside means that bytes were lost, and that the next packet is whole.
+    _check(tlvs <= _MAX_TLVS and objects <= _MAX_POINTS and (following < 0 or start + size <= end))
+    values = _values(buffer, start, start + size, end, tlvs)
+    if len(buffer) - start < size:
+        return None
+    points, side = values.get(_POINTS, b""), values.get(_SIDE_INFO)
+    _check(len(points) == _POINT_BYTES * objects)
+    _check(side is None or len(side) == _SIDE_BYTES * objects)
+    if not objects or side is None:
+        return _Packet(size, number, None, bool(objects))
+    return _Packet(size, number, _points(points, side), False)
+
+
+def _values(buffer: bytearray, start: int, end: int, known: int, tlvs: int) -> dict[int, bytes]:
+    """Values by type, as far as they have come (`known`); raises `_DamagedError` where the chain of
+    TLVs does not end in the packet's last segment."""
+    values: dict[int, bytes] = {}
+    at = start + _HEADER.size
+    for _ in range(tlvs):
+        _check(at + _TLV.size <= end)
+        if at + _TLV.size > known:
+            return values
+        kind, length = _TLV.unpack_from(buffer, at)
+        at += _TLV.size
+        _check(at + length <= end and kind not in values)
+        values[kind] = bytes(buffer[at : at + length])
+        at += length
+    _check(end - at < _SEGMENT_BYTES)
+    return values
+
+
+def _points(points: bytes, side: bytes) -> npt.NDArray[np.float32]:
+    places = np.frombuffer(points, "<f4").reshape(-1, 4)
+    snr = np.frombuffer(side, "<i2").reshape(-1, 2)[:, :1]
+    frame = np.concatenate([places, snr.astype(np.float32)], axis=1)
+    _check(bool(np.isfinite(frame).all() and snr.min() >= 0))
+    return frame
+
+
+def _check(holds: bool) -> None:
+    if not holds:
+        raise _DamagedError
