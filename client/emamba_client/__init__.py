@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from emamba_client._stream_wire import Hello, StreamAnswer
 from emamba_client._version import __version__
 from emamba_client.client import AsyncClient, Client
 from emamba_client.errors import (
@@ -23,15 +24,18 @@ from emamba_client.errors import (
 from emamba_client.results import JOINTS, Joint, ModelInfo, Pose, PoseResult, PosesResult
 from emamba_client.retry import RetryPolicy
 from emamba_client.samples import SampleFrame, sample_frames
+from emamba_client.stream import AsyncPoseStream, PoseStream
 
 __all__ = [
     "JOINTS",
     "AsyncClient",
+    "AsyncPoseStream",
     "BadResponse",
     "Client",
     "ClientClosed",
     "ClientError",
     "ConnectionFailed",
+    "Hello",
     "InvalidInput",
     "InvalidRequest",
     "Joint",
@@ -40,6 +44,7 @@ __all__ = [
     "Overloaded",
     "Pose",
     "PoseResult",
+    "PoseStream",
     "PosesResult",
     "Problem",
     "RadarError",
@@ -47,6 +52,7 @@ __all__ = [
     "SampleFrame",
     "ServerFault",
     "ServiceError",
+    "StreamAnswer",
     "TimedOut",
     "TooLarge",
     "__version__",

@@ -57,7 +57,7 @@ def pose_call(
     kind: str, frame: npt.ArrayLike, model: str | None, version: str | None
 ) -> Call[PoseResult]:
     """Ask for the pose of one frame; `kind` is "points" or "features"."""
-    return _pose_post({kind: _rows(frame, kind)}, model, version, _read_pose)
+    return _pose_post({kind: rows_of(frame, kind)}, model, version, _read_pose)
 
 
 def poses_call(
@@ -119,7 +119,8 @@ def _frame(frame: npt.ArrayLike, index: int) -> dict[str, Any]:
     )
 
 
-def _rows(frame: npt.ArrayLike, kind: str) -> Any:
+def rows_of(frame: npt.ArrayLike, kind: str) -> Any:
+    """Points or features as nested lists; raises `InvalidInput`."""
     rank, shape = _SHAPES[kind]
     array = _numbers(frame, kind)
     if array.ndim != rank:
@@ -167,19 +168,19 @@ def _read_poses(response: httpx.Response, count: int) -> PosesResult:
 
 
 def _read_models(response: httpx.Response) -> tuple[ModelInfo, ...]:
-    entries = _member(_document(response), "models", list)
+    entries = member(_document(response), "models", list)
     return tuple(_model(entry, f"models[{index}]") for index, entry in enumerate(entries))
 
 
 def _read_ready(response: httpx.Response) -> bool:
     if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
         return False
-    _check_status(response)
+    check_status(response)
     return True
 
 
 def _document(response: httpx.Response) -> dict[str, Any]:
-    _check_status(response)
+    check_status(response)
     try:
         document = json.loads(response.content)
     except (ValueError, RecursionError) as error:
@@ -189,33 +190,40 @@ def _document(response: httpx.Response) -> dict[str, Any]:
     return document
 
 
-def _about(document: dict[str, Any]) -> dict[str, Any]:
-    timing = dict(_member(document, "timing_us", dict))
-    stages: dict[str, Any] = {}
-    if "engine_stages" in timing:
-        stages = _member(timing, "engine_stages", dict, "timing_us.")
-        del timing["engine_stages"]
-    return {
-        "model": _member(document, "model", str),
-        "version": _member(document, "version", str),
-        "engine": _member(document, "engine", str),
-        "timing_us": {stage: _number(timing, stage, "timing_us.") for stage in timing},
-        "engine_stages_us": {
-            stage: _number(stages, stage, "timing_us.engine_stages.") for stage in stages
+def stages_of(timing: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Microseconds of each stage of an answer's timing_us, and of the parts of its engine."""
+    parts = member(timing, "engine_stages", dict, "timing_us.") if "engine_stages" in timing else {}
+    return (
+        {
+            stage: number(timing, stage, "timing_us.")
+            for stage in timing
+            if stage != "engine_stages"
         },
+        {stage: number(parts, stage, "timing_us.engine_stages.") for stage in parts},
+    )
+
+
+def _about(document: dict[str, Any]) -> dict[str, Any]:
+    timing_us, engine_stages_us = stages_of(member(document, "timing_us", dict))
+    return {
+        "model": member(document, "model", str),
+        "version": member(document, "version", str),
+        "engine": member(document, "engine", str),
+        "timing_us": timing_us,
+        "engine_stages_us": engine_stages_us,
         "raw": document,
     }
 
 
 def _poses(document: dict[str, Any], count: int) -> tuple[Pose, ...]:
-    entries = _member(document, "poses", list)
+    entries = member(document, "poses", list)
     if len(entries) != count:
         raise BadResponse(f"the answer's poses must be {count}, but are {len(entries)}")
     return tuple(_pose(entry, f"poses[{index}].") for index, entry in enumerate(entries))
 
 
 def _pose(entry: Any, at: str) -> Pose:
-    entries = _member(entry, "joints", list, at)
+    entries = member(entry, "joints", list, at)
     joints = tuple(_joint(joint, f"{at}joints[{index}].") for index, joint in enumerate(entries))
     if tuple(joint.name for joint in joints) != JOINTS:
         raise BadResponse(f"the answer's {at}joints must be the {len(JOINTS)} joints in order")
@@ -223,31 +231,33 @@ def _pose(entry: Any, at: str) -> Pose:
 
 
 def _joint(entry: Any, at: str) -> Joint:
-    x_m, y_m, z_m = (_number(entry, axis, at) for axis in ("x_m", "y_m", "z_m"))
-    return Joint(_member(entry, "name", str, at), x_m, y_m, z_m)
+    x_m, y_m, z_m = (number(entry, axis, at) for axis in ("x_m", "y_m", "z_m"))
+    return Joint(member(entry, "name", str, at), x_m, y_m, z_m)
 
 
 def _model(entry: Any, at: str) -> ModelInfo:
     at += "."
     return ModelInfo(
-        name=_member(entry, "name", str, at),
-        version=_member(entry, "version", str, at),
-        engine=_member(entry, "engine", str, at),
-        package_sha256=_member(entry, "package_sha256", str, at),
-        parameters=_member(entry, "parameters", int, at),
-        int8_bytes=_member(entry, "int8_bytes", int, at),
+        name=member(entry, "name", str, at),
+        version=member(entry, "version", str, at),
+        engine=member(entry, "engine", str, at),
+        package_sha256=member(entry, "package_sha256", str, at),
+        parameters=member(entry, "parameters", int, at),
+        int8_bytes=member(entry, "int8_bytes", int, at),
         raw=entry,
     )
 
 
-def _member(entry: Any, key: str, kind: type[V], at: str = "") -> V:
+def member(entry: Any, key: str, kind: type[V], at: str = "") -> V:
+    """A member of an answer's object; raises `BadResponse`."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
         raise BadResponse(f"the answer's {at}{key} must be {_NAMES[kind]}, but is {_kind(value)}")
     return value
 
 
-def _number(entry: Any, key: str, at: str) -> float:
+def number(entry: Any, key: str, at: str = "") -> float:
+    """A finite number of an answer's object; raises `BadResponse`."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         with suppress(OverflowError):  # JSON's integers have no bounds
@@ -271,7 +281,8 @@ def _kind(value: Any) -> str:
     return repr(value) if isinstance(value, float) else _NAMES[type(value)]
 
 
-def _check_status(response: httpx.Response) -> None:
+def check_status(response: httpx.Response) -> None:
+    """Raise the `ServiceError` that an answer is, or `BadResponse` for a redirection."""
     if response.is_success:
         return
     if not response.is_error:

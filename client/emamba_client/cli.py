@@ -15,9 +15,10 @@ import typer
 from rich.console import Console
 
 from emamba_client import render
+from emamba_client._arguments import DEFAULT_URL
 from emamba_client._version import __version__
 from emamba_client.batches import ask_in_batches
-from emamba_client.client import DEFAULT_URL, Client
+from emamba_client.client import Client
 from emamba_client.errors import (
     ClientError,
     ConnectionFailed,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from numbers import Real
 from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
 import numpy.typing as npt
 
-from emamba_client._version import __version__
+from emamba_client._arguments import (
+    CONNECT_TIMEOUT_S,
+    DEFAULT_URL,
+    checked_seconds,
+    checked_text,
+    checked_token,
+    checked_url,
+    request_headers,
+)
 from emamba_client._wire import (
     Call,
     models_call,
@@ -29,8 +34,6 @@ from emamba_client.results import ModelInfo, PoseResult, PosesResult
 from emamba_client.retry import Attempts, RetryPolicy
 
 T = TypeVar("T")
-DEFAULT_URL = "http://127.0.0.1:8000"
-CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 
 
@@ -50,22 +53,20 @@ class _Core:
         clock: Callable[[], float],
         jitter: Callable[[], float],
     ) -> None:
-        self.url = _checked_url(url)
-        self._model = _checked_text("model", model)
-        self._version = _checked_text("version", version)
-        self._token = _checked_token(token)
+        self.url = checked_url(url)
+        self._model = checked_text("model", model)
+        self._version = checked_text("version", version)
+        self._token = checked_token(token)
         self._timeout = httpx.Timeout(
-            _checked_seconds("read_timeout_s", read_timeout_s),
-            connect=_checked_seconds("connect_timeout_s", connect_timeout_s),
+            checked_seconds("read_timeout_s", read_timeout_s),
+            connect=checked_seconds("connect_timeout_s", connect_timeout_s),
         )
         self._retry = retry or RetryPolicy()
         self._clock = clock
         self._jitter = jitter
 
     def _options(self) -> dict[str, Any]:
-        headers = {"User-Agent": f"emamba-client/{__version__}"}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
+        headers = request_headers(self._token)
         return {"base_url": self.url, "timeout": self._timeout, "headers": headers}
 
     def _attempts(self) -> Attempts:
@@ -246,32 +247,3 @@ def _content(call: Call[Any]) -> dict[str, Any]:
 def _check_open(http: httpx.Client | httpx.AsyncClient) -> None:
     if http.is_closed:
         raise ClientClosed("the client must be open to be asked, but is closed; make a new one")
-
-
-def _checked_text(name: str, value: str | None) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise ValueError(f'{name} must be a string such as "1" or None, but is {value!r}')
-
-
-def _checked_token(token: str | None) -> str | None:
-    # The token itself is not repeated: messages end up in logs.
-    if token is None or (isinstance(token, str) and re.fullmatch(r"[\x21-\x7e]+", token)):
-        return token
-    raise ValueError("token must be printable ASCII characters without spaces, or None")
-
-
-def _checked_seconds(name: str, value: float) -> float:
-    if isinstance(value, Real) and 0 < value < math.inf:
-        return float(value)
-    raise ValueError(f"{name} must be a finite number of seconds > 0, but is {value!r}")
-
-
-def _checked_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"url must be like {DEFAULT_URL}, not {url!r} ({error})") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"url must be like {DEFAULT_URL}, not {url!r}")
-    return url.rstrip("/")
