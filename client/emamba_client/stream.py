@@ -71,6 +71,11 @@ class _Core:
             "open_timeout": checked_seconds("connect_timeout_s", connect_timeout_s),
         }
 
+    @property
+    def next_sequence(self) -> int:
+        """The number that the next frame will have."""
+        return self._sequence + 1
+
     def _points(self, points: npt.ArrayLike, labels: npt.ArrayLike | None) -> tuple[int, str]:
         message = points_message(self._sequence + 1, points, labels)
         self._sequence += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
@@ -14,14 +13,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from emamba.tasks.mars import feature_map
 from emamba_client import JOINTS, Client, __version__, batches, sample_frames
-from emamba_client.cli import World, app
-from emamba_client.render import Replay
-from emamba_client.replay import Summary, replay
+from emamba_client.cli import app
+from emamba_client.command_line import World
 
 POINTS = sample_frames()[100].points
 UNREACHABLE = (
@@ -211,109 +208,6 @@ def test_models_are_listed(run: Run) -> None:
     assert [model["version"] for model in document["models"]] == ["1", "2"]
 
 
-def test_replay_prints_a_line_per_frame(run: Run, fake_time: Any) -> None:
-    result = run("replay", "--count", "3", "--hz", "4", "--movement", "6")
-    assert (result.exit_code, result.stderr) == (0, "")
-    lines = result.stdout.splitlines()
-    row = (
-        r" +{i} S2 M6  frame 15\d{{3}}  head +-?\d\.\d\d +\d\.\d\d +\d\.\d\d m  "
-        r"MAE +\d+\.\d cm +\d+\.\d ms"
-    )
-    for index, line in enumerate(lines[:3], 1):
-        assert re.fullmatch(row.format(i=index), line)
-    assert lines[3] == "3 frames at 4.0 Hz, latency p50 0.0 ms, p95 0.0 ms"
-    assert re.fullmatch(r"MAE vs Kinect labels \d+\.\d\d cm", lines[4])
-    assert fits(result.stdout)
-    assert fake_time.slept == pytest.approx([0, 0.25, 0.25])
-
-
-def test_replay_prints_json_lines(run: Run) -> None:
-    result = run("replay", "--count", "2", "--subject", "3", "--json")
-    *steps, last = map(json.loads, result.stdout.splitlines())
-    assert [(s["index"], s["subject"], s["movement"]) for s in steps] == [(0, 3, 3), (1, 3, 3)]
-    assert [joint["name"] for joint in steps[0]["joints"]] == list(JOINTS)
-    assert last["summary"]["frames"] == 2
-    mean = (steps[0]["mae_cm"] + steps[1]["mae_cm"]) / 2
-    assert last["summary"]["mae_cm"] == pytest.approx(mean)
-
-
-def test_replay_error_is_against_the_labels(client: Client, fake_time: Any) -> None:
-    frames = sample_frames()[:1]
-    steps = replay(client, frames, count=1, hz=10, clock=fake_time.clock, sleep=fake_time.sleep)
-    expected = np.abs(client.pose(frames[0].points).pose.array() - frames[0].labels).mean() * 100
-    assert next(steps).mae_cm == pytest.approx(expected)
-
-
-def test_replay_starts_over_at_its_end(run: Run) -> None:
-    result = run("replay", "--count", "25", "--movement", "1", "--json")
-    numbers = [json.loads(line).get("frame") for line in result.stdout.splitlines()]
-    assert numbers[24] == numbers[0]
-    assert len(numbers) == 26
-
-
-def test_replay_keeps_pace_after_a_slow_answer(answer: dict[str, Any], fake_time: Any) -> None:
-    latencies = iter([0.35, 0.0, 0.0, 0.0, 0.0])
-    sent: list[float] = []
-
-    def handler(_: httpx.Request) -> httpx.Response:
-        sent.append(round(fake_time.now - 100, 6))
-        fake_time.now += next(latencies)
-        return httpx.Response(200, json=answer)
-
-    summary = Summary()
-    with Client(transport=httpx.MockTransport(handler)) as client:
-        for step in replay(
-            client, sample_frames(), count=5, hz=10, clock=fake_time.clock, sleep=fake_time.sleep
-        ):
-            summary.add(step)
-    assert sent == [0, 0.35, 0.35, 0.35, 0.4]
-    assert summary.rate_hz == pytest.approx(10)
-    assert summary.latency_ms(50) == pytest.approx(0)
-    assert summary.latency_ms(95) == pytest.approx(280)
-
-
-def test_replay_ends_with_a_summary_on_ctrl_c(run: Run, answer: dict[str, Any]) -> None:
-    answers = iter([httpx.Response(200, json=answer)] * 2)
-
-    def handler(_: httpx.Request) -> httpx.Response:
-        try:
-            return next(answers)
-        except StopIteration:
-            raise KeyboardInterrupt from None
-
-    result = run("replay", network=httpx.MockTransport(handler))
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[2].startswith("2 frames at 10.0 Hz, latency p50")
-
-
-def test_replay_that_breaks_off_sums_up_what_was_done(run: Run, answer: dict[str, Any]) -> None:
-    answers = iter([httpx.Response(200, json=answer)])
-
-    def handler(_: httpx.Request) -> httpx.Response:
-        return next(answers, httpx.Response(500))
-
-    result = run("replay", network=httpx.MockTransport(handler))
-    assert result.exit_code == 1
-    assert result.stdout.splitlines()[1].startswith("1 frame, latency p50")
-    assert result.stderr == "error: the service answered 500 Internal Server Error\n"
-
-
-def test_live_table_fits_a_terminal(client: Client, fake_time: Any) -> None:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=80, height=24, color_system=None)
-    summary = Summary()
-    with Replay(console, as_json=False) as show:
-        for step in replay(
-            client, sample_frames(), count=2, hz=10, clock=fake_time.clock, sleep=fake_time.sleep
-        ):
-            summary.add(step)
-            show.step(step, summary)
-    screens = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]|\r", "\n", out.getvalue())
-    assert max(map(len, screens.splitlines())) <= 80
-    for words in (*JOINTS, "subject 1, movement 1, radar frame", "frame 2: MAE vs Kinect labels"):
-        assert words in screens
-
-
 def test_no_joint_is_at_minus_zero(run: Run, points_file: str, answer: dict[str, Any]) -> None:
     answer["poses"][0]["joints"][3]["x_m"] = -0.0004
     result = run("pose", points_file, network=network(httpx.Response(200, json=answer)))
@@ -321,7 +215,7 @@ def test_no_joint_is_at_minus_zero(run: Run, points_file: str, answer: dict[str,
 
 
 def test_unreachable_service(run: Run, points_file: str) -> None:
-    for command in (["pose", points_file], ["models"], ["replay"]):
+    for command in (["pose", points_file], ["models"]):
         result = run(*command, network=network(httpx.ConnectError))
         assert (result.exit_code, result.stdout, result.stderr) == (1, "", UNREACHABLE)
 
@@ -383,11 +277,15 @@ def test_what_the_service_refuses(run: Run, tmp_path: Path) -> None:
         ["nothing"],
         ["pose"],
         ["pose", "a.npy", "--url", "nowhere"],
-        ["replay", "--hz", "0"],
-        ["replay", "--hz", "nan"],
-        ["replay", "--count", "0"],
-        ["replay", "--subject", "5"],
-        ["replay", "--subject", "4", "--movement", "1"],
+        ["live", "--hz", "0"],
+        ["live", "--count", "0"],
+        ["live", "--subject", "5"],
+        ["live", "--subject", "4", "--movement", "1"],
+        ["live", "--source", "camera"],
+        ["live", "--source", "file"],
+        ["live", "--source", "serial"],
+        ["live", "--source", "udp", "--udp", "9000"],
+        ["live", "--url", "nowhere"],
         ["models", "--what"],
     ],
 )

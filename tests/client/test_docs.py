@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import emamba_client
-from emamba_client.cli import World
 from emamba_client.cli import app as commands
+from emamba_client.command_line import World
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
