@@ -13,10 +13,12 @@ from emamba_client import render
 from emamba_client._arguments import DEFAULT_URL
 from emamba_client._version import __version__
 from emamba_client.batches import ask_in_batches
+from emamba_client.bench.command import bench
 from emamba_client.client import Client
 from emamba_client.command_line import AsJson, Token, Url, bad_option, sentences, world
 from emamba_client.inputs import Frames, read_frames
 from emamba_client.live.command import live
+from emamba_client.verify.command import verify
 
 app = typer.Typer(
     help="Ask an eMamba inference service for human poses from radar points.",
@@ -25,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(live)
+app.command()(bench)
+app.command()(verify)
 
 
 def _print_version(wanted: bool) -> None:

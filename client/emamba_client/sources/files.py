@@ -20,7 +20,7 @@ from emamba_client.sources import SourceFrame
 from emamba_client.sources.entries import Entry, entry_of, read_entry
 from emamba_client.sources.pace import Pace
 
-__all__ = ["FileSource"]
+__all__ = ["FileSource", "read_points"]
 
 _FRAME_S = 0.1
 _LABELS = 57
@@ -71,6 +71,14 @@ class FileSource:
         for round_ in count() if self._loop else range(1):
             for index, due_s in enumerate(self._due_s):
                 yield round_ * round_s + due_s, round_ * len(self._entries) + index
+
+
+def read_points(path: Path) -> list[npt.NDArray[np.float32]]:
+    """The points (n, 5) of a recording's frames, without the empty ones; those of a feature map are
+    its rows that are not zero. Raises `InvalidInput`."""
+    rows = [entry.values.reshape(-1, len(COLUMNS)) for entry in _read(path)]
+    frames = [frame[frame.any(1)] for frame in rows]
+    return [frame for frame in frames if len(frame)]
 
 
 def _due_s(entries: list[Entry], hz: float | None) -> list[float]:

@@ -1,0 +1,3 @@
+"""A remote service against the mirror on this machine, bit for bit."""
+
+from __future__ import annotations
