@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import struct
@@ -16,6 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from emamba_service.app import create_app
 from emamba_service.auth import new_token, write_tokens
 from service.test_live import Live, finish, start
 
@@ -290,6 +292,39 @@ def test_answers_tell_who_computed_them_and_how_long_it_took_if_asked(live, poin
         ]
         assert shown == answer | {"labels": labels}
     assert refusal(live, "timing=yes")[1] == "timing must be one of true, false, but is 'yes'"
+
+
+def test_idle_stream_lets_the_event_loop_rest(settings, calling):
+    app = create_app(settings())
+
+    async def ready_callbacks() -> int:
+        """Of the event loop, some time after a stream has begun that nobody uses."""
+        sent: list[dict[str, Any]] = []
+        messages = iter([{"type": "websocket.connect"}])
+
+        async def receive() -> dict[str, Any]:
+            for message in messages:
+                return message
+            return await asyncio.get_running_loop().create_future()
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "websocket", "path": "/v1/pose/stream", "query_string": b""}
+        scope |= {"headers": [], "client": ("127.0.0.1", 1), "subprotocols": [], "extensions": {}}
+        stream = asyncio.create_task(app(scope, receive, send))
+        loop = asyncio.get_running_loop()
+        while len(sent) < 2:
+            await asyncio.sleep(0.01)
+        ready = loop.create_future()
+        loop.call_later(0.1, lambda: ready.set_result(len(loop._ready)))
+        count = await ready
+        stream.cancel()
+        await asyncio.wait({stream})
+        return count
+
+    with calling(app) as service:
+        assert service.portal.call(ready_callbacks) == 0
 
 
 def test_page_sends_its_token_as_a_subprotocol(models_dir, tmp_path):

@@ -339,15 +339,19 @@ class Streams:
         session, mine = stream.session, stream.connection
         # Another connection that has taken over sends what is left; nothing may be taken from it.
         while stream.connection is mine:
+            has_sent = False
             while stream.connection is mine and (answer := session.next_answer()) is not None:
+                has_sent = True
                 if isinstance(answer.message, str):
                     await websocket.send({"type": "websocket.send", "text": answer.message})
                 else:
                     await websocket.send({"type": "websocket.send", "bytes": answer.message})
             if self._draining and session.is_over:
                 return _RESTART, _STOPPING
-            # What was sent has made room for further answers.
-            stream.frames.set()
+            if has_sent:
+                # That has made room for further answers. Else, worker and writer would wake each
+                # other without end.
+                stream.frames.set()
             stream.answers.clear()
             await stream.answers.wait()
         return _POLICY, _TAKEN_OVER
