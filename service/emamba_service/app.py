@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
@@ -241,7 +242,7 @@ def _add_routes(app: App, routes: Routes) -> None:
     get("/v1/vitals", routes.vitals, _answer(schemas.Vitals), errors.NotReadyError)
     html = {"text/html": {"schema": {"type": "string"}}}
     get("/", routes.index, _answer(schemas.Index) | {"content": html})
-    app.mount("/page", PageFiles())
+    app.mount("/page", GZipMiddleware(PageFiles()))
 
 
 def _answer(model: Any) -> dict[str, Any]:

@@ -414,6 +414,7 @@ def test_page_is_for_browsers_and_kept_to_its_own_service(service):
     assert style.headers["cache-control"] == "no-cache"
     again = {"if-none-match": style.headers["etag"]}
     assert httpx.get(f"{service.url}/page/style.css", headers=again).status_code == 304
+    assert style.headers["content-encoding"] == "gzip"
     for path in ("/page/nothing.js", "/page/", "/page/..%2fapp.py", "/page/replay"):
         answer = httpx.get(service.url + path)
         assert answer.status_code == 404, path

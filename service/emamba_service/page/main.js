@@ -16,8 +16,8 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const RATE_S = 3;
 const SAY_MS = 5000;
 
-// What is shown now; tests read it too.
-export const shown = { frame: null, state: "loading", drawings: 0 };
+// What is shown now, and when its newest frame was first drawn; tests and benchmarks read it too.
+export const shown = { frame: null, state: "loading", drawings: 0, drawn_ms: 0 };
 
 const camera = new Camera(() => { stale = true; });
 const scenes = [new Scene($("skeleton"), camera), new Scene($("cloud"), camera)];
@@ -65,6 +65,7 @@ const on = {
     if (recording?.isFull) record(false);
     if ($("notice").textContent) say("");
     draw();
+    shown.drawn_ms = performance.timeOrigin + performance.now();
   },
 };
 
