@@ -55,6 +55,12 @@ _WATCH = """import('/page/main.js').then(({ shown }) => {
   look();
 })"""
 
+# Done once more than so many frames have been shown.
+_MOVING = """(frames) => import('/page/main.js').then(({ shown }) => new Promise((done) => {
+  const look = () => shown.frame?.sequence > frames ? done(performance.now()) : setTimeout(look, 5);
+  look();
+}))"""
+
 
 def main(
     seconds: Annotated[float, typer.Option(min=5, help="Of each turn.")] = 30.0,
@@ -86,6 +92,7 @@ def _measure(browser: Browser, seconds: float, pictures: Path | None) -> dict[st
                 "as_it_is": _radar_to_page(browser, server, seconds, "no-preference"),
                 "without_smoothing": _radar_to_page(browser, server, seconds, "reduce"),
             },
+            "drawing": [_drawing(browser, server, speed) for speed in ("1", "10")],
             "viewers": _viewers(server, seconds),
             "first_visit": _first_visit(browser, server),
         }
@@ -198,6 +205,33 @@ def _clock_offset(page: Page) -> tuple[float, float]:
     return best
 
 
+def _drawing(browser: Browser, server: Server, speed: str) -> dict[str, Any]:
+    """Pictures a second that the screen gets, while the replay runs so many times as fast."""
+    page = browser.new_page()
+    page.goto(_url(server))
+    page.select_option("#speed", speed)
+    page.evaluate(_MOVING, 20)
+    frames, pictures, took_ms = page.evaluate(
+        """import('/page/main.js').then(({ shown }) => new Promise((done) => {
+          const [first, begun] = [shown.frame.sequence, performance.now()];
+          let pictures = 0;
+          let [before, look] = [shown.drawings, () => {
+            pictures += shown.drawings > before;
+            before = shown.drawings;
+            const took = performance.now() - begun;
+            if (took > 5000) done([shown.frame.sequence - first, pictures, took]);
+            else requestAnimationFrame(look);
+          }];
+          requestAnimationFrame(look);
+        }))"""
+    )
+    page.close()
+    return {
+        "frames_hz": round(1000 * frames / took_ms, 1),
+        "pictures_hz": round(1000 * pictures / took_ms, 1),
+    }
+
+
 def _viewers(server: Server, seconds: float) -> dict[str, Any]:
     """Viewers of one replay: what each has missed, and what the service took."""
     with _client(server, "--hz", str(_HZ), "--publish", "replay"):
@@ -236,12 +270,6 @@ async def _watch(server: Server, seconds: float) -> list[int]:
         while time.perf_counter() < until_s:
             seen.append(json.loads(await viewer.recv())["sequence"])
     return seen
-
-
-_MOVING = """(frames) => import('/page/main.js').then(({ shown }) => new Promise((done) => {
-  const look = () => shown.frame?.sequence > frames ? done(performance.now()) : setTimeout(look, 5);
-  look();
-}))"""
 
 
 def _first_visit(browser: Browser, server: Server) -> dict[str, Any]:

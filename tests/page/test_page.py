@@ -134,6 +134,25 @@ def test_view_turns_with_keys_pointer_and_wheel(open_page, service):
     assert window.pixels() == start
 
 
+def test_two_fingers_zoom(open_page, service):
+    window = open_page(service.url, PHONE, has_touch=True)
+    window.wait("shown.frame?.sequence > 3")
+    window.pause()
+    view = window.pixels()
+    session = window.page.context.new_cdp_session(window.page)
+
+    def touch(kind: str, *places: tuple[int, int]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", (150, 250), (240, 250))
+    for spread in range(10, 90, 10):
+        touch("touchMove", (150 - spread // 2, 250), (240 + spread // 2, 250))
+    touch("touchEnd")
+    window.page.wait_for_timeout(100)
+    assert window.pixels() != view
+
+
 def test_page_comes_back_after_the_service_did(open_page, packages, free_port):
     live = start(packages, port=free_port)
     try:

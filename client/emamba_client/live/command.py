@@ -7,9 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional, TypeVar
 
 import typer
 from rich.console import Console
@@ -30,6 +31,8 @@ from emamba_client.sources.udp import UdpSource
 from emamba_client.stream import PoseStream
 
 __all__ = ["live"]
+
+T = TypeVar("T")
 
 
 class SourceName(str, Enum):
@@ -128,7 +131,8 @@ def live(
         publish = publish or "live"
     with sentences():
         recorder = open_recorder(record, overwrite) if record else None
-        opened = _source(source, there, locals())
+        given = _Given(file, data_port, cli_port, config, udp, subject, movement, hz, loop)
+        opened = _source(source, there, given)
         session = Session(
             opened, _opener(url, token, model, version, publish, opened), count, there.clock
         )
@@ -138,33 +142,48 @@ def live(
         typer.echo(f"{recorder.frames} frames recorded in {record}", err=True)
 
 
-def _source(name: SourceName, there: World, given: dict[str, Any]) -> Source:
+@dataclass(frozen=True)
+class _Given:
+    """The options that sources take."""
+
+    file: Path | None
+    data_port: str | None
+    cli_port: str | None
+    config: Path | None
+    udp: str
+    subject: int | None
+    movement: int | None
+    hz: float | None
+    loop: bool | None
+
+
+def _source(name: SourceName, there: World, given: _Given) -> Source:
     """The source that the options name; raises `ClientError` or `typer.BadParameter`."""
-    hz, loop, clock = given["hz"], given["loop"], there.clock
+    clock = there.clock
     if name is SourceName.replay:
         try:
-            frames = sample_frames(given["subject"], given["movement"])
+            frames = sample_frames(given.subject, given.movement)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        return ReplaySource(frames, hz or 10.0, loop is not False, clock)
+        return ReplaySource(frames, given.hz or 10.0, given.loop is not False, clock)
     if name is SourceName.file:
-        return FileSource(_needed(given, "file"), hz, loop is True, clock)
+        path = _needed(given.file, "--source file needs --file")
+        return FileSource(path, given.hz, given.loop is True, clock)
     if name is SourceName.serial:
-        ports = (_needed(given, "data_port"), given["cli_port"], given["config"])
-        return SerialSource(*ports, clock)
+        port = _needed(given.data_port, "--source serial needs --data-port")
+        return SerialSource(port, given.cli_port, given.config, clock)
     if name is SourceName.stdin:
         return StdinSource(sys.stdin.buffer, clock)
-    host, _, port = given["udp"].rpartition(":")
+    host, _, port = given.udp.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise typer.BadParameter("--udp must be HOST:PORT, such as 127.0.0.1:9000")
     return UdpSource(host.strip("[]"), int(port), clock)
 
 
-def _needed(given: dict[str, Any], name: str) -> Any:
-    if given[name] is None:
-        option = name.replace("_", "-")
-        raise typer.BadParameter(f"--source {given['source'].value} needs --{option}")
-    return given[name]
+def _needed(value: T | None, otherwise: str) -> T:
+    if value is None:
+        raise typer.BadParameter(otherwise)
+    return value
 
 
 def _opener(

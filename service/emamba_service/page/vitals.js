@@ -4,6 +4,7 @@ import { ask } from "./stream.js";
 
 const EVERY_MS = 1000;
 const GROUPS = { pl_core: "accelerator", pl: "PL", ps: "PS" };
+const NAMES = { board: "board (FPGA)", emulator: "emulator (no board)", native: "native (this CPU)", mirror: "mirror (reference)" };
 const $ = (id) => document.getElementById(id);
 
 export class Vitals {
@@ -57,7 +58,7 @@ const sum = ({ models }) => models.reduce((total, { frames }) => total + frames,
 
 function engine({ engine, state, reason }) {
   const badge = $("engine");
-  badge.textContent = `engine: ${engine}`;
+  badge.textContent = `engine: ${NAMES[engine] ?? engine}`;
   badge.dataset.state = state;
   const alarm = state === "ready" ? "" : `Engine ${engine} is ${state}${reason ? `: ${reason}` : ""}`;
   if ($("alarm").textContent !== alarm) $("alarm").textContent = alarm;
