@@ -57,7 +57,8 @@ class Window:
         return self.page.locator(selector).screenshot()
 
 
-@pytest.fixture(scope="session")
+# Not of the session: as long as Playwright runs, this thread has a running event loop.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     program = debian_tool("chromium")
     with sync_playwright() as playwright:
