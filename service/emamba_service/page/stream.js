@@ -61,7 +61,9 @@ export class Stream {
     const { socket } = this;
     this.socket = null;
     this.open = false;
-    socket?.close();
+    // Browsers complain of a connection that is closed before it is there.
+    if (socket?.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket?.close();
     this.on.state("closed");
   }
 }
