@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Literal
@@ -40,19 +41,19 @@ WhenFull = Literal["block", "drop"]
 _FAILURES = (OSError, TimeoutError, InvalidHandshake)
 
 
-class _Core:
+class _Core(ABC):
     """What both streams keep: how to open one, and the numbers of its frames."""
 
     def __init__(
         self,
-        url: str,
+        url: str = DEFAULT_URL,
         *,
-        model: str | None,
-        version: str | None,
-        token: str | None,
-        publish: str | None,
-        when_full: WhenFull,
-        connect_timeout_s: float,
+        model: str | None = None,
+        version: str | None = None,
+        token: str | None = None,
+        publish: str | None = None,
+        when_full: WhenFull = "block",
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self.url = checked_url(url)
         self._sequence = 0
@@ -70,6 +71,11 @@ class _Core:
             "compression": None,
             "open_timeout": checked_seconds("connect_timeout_s", connect_timeout_s),
         }
+        self._begin(connect_timeout_s)
+
+    @abstractmethod
+    def _begin(self, connect_timeout_s: float) -> None:
+        """What is done at once, before anyone asks."""
 
     @property
     def next_sequence(self) -> int:
@@ -101,31 +107,16 @@ class PoseStream(_Core):
     the service drop the oldest. Raises a `ClientError` where there is no stream, or none any more.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        model: str | None = None,
-        version: str | None = None,
-        token: str | None = None,
-        publish: str | None = None,
-        when_full: WhenFull = "block",
-        connect_timeout_s: float = CONNECT_TIMEOUT_S,
-    ) -> None:
-        super().__init__(
-            url,
-            model=model,
-            version=version,
-            token=token,
-            publish=publish,
-            when_full=when_full,
-            connect_timeout_s=connect_timeout_s,
-        )
+    def _begin(self, connect_timeout_s: float) -> None:
         try:
             self._socket = websockets.sync.client.connect(self._address, **self._options)
         except _FAILURES as error:
             raise handshake_error(error, self.url) from error
-        self.hello: Hello = read_hello(self._receive(connect_timeout_s))
+        try:
+            self.hello: Hello = read_hello(self._receive(connect_timeout_s))
+        except ClientError:
+            self.close()
+            raise
 
     def send_points(self, points: npt.ArrayLike, labels: npt.ArrayLike | None = None) -> int:
         """Send a frame of points (n, 5) and return its number. Viewers get `labels` (19, 3) too."""
@@ -186,26 +177,7 @@ class AsyncPoseStream(_Core):
 
     hello: Hello
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        model: str | None = None,
-        version: str | None = None,
-        token: str | None = None,
-        publish: str | None = None,
-        when_full: WhenFull = "block",
-        connect_timeout_s: float = CONNECT_TIMEOUT_S,
-    ) -> None:
-        super().__init__(
-            url,
-            model=model,
-            version=version,
-            token=token,
-            publish=publish,
-            when_full=when_full,
-            connect_timeout_s=connect_timeout_s,
-        )
+    def _begin(self, connect_timeout_s: float) -> None:
         self._socket: websockets.asyncio.client.ClientConnection | None = None
 
     async def send_points(self, points: npt.ArrayLike, labels: npt.ArrayLike | None = None) -> int:
@@ -241,7 +213,11 @@ class AsyncPoseStream(_Core):
             self._socket = await websockets.asyncio.client.connect(self._address, **self._options)
         except _FAILURES as error:
             raise handshake_error(error, self.url) from error
-        self.hello = read_hello(await self._receive())
+        try:
+            self.hello = read_hello(await self._receive())
+        except ClientError:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
