@@ -9,12 +9,11 @@ labels where there are any, latency_us, engine. .npz, arrays: points float32 [su
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -56,12 +55,23 @@ class Recorded:
 
 
 class Recorder(Protocol):
-    """Takes frames; `close` makes the file whole."""
+    """Takes frames; `close` makes the file whole. Nothing is written before the first frame.
 
-    frames: int
+    Both raise `InvalidInput` where the disk does not take it.
+    """
 
-    def add(self, frame: Recorded) -> bool:
-        """Whether there was room for one more frame."""
+    @property
+    def frames(self) -> int:
+        """How many it has."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether further frames are left out."""
+        ...
+
+    def add(self, frame: Recorded) -> None:
+        """Keep one more frame, if there is room."""
         ...
 
     def close(self) -> None:
@@ -69,7 +79,7 @@ class Recorder(Protocol):
         ...
 
 
-def open_recorder(path: Path, overwrite: bool) -> Recorder:
+def open_recorder(path: Path, overwrite: bool, most_kept: int = MOST_KEPT) -> Recorder:
     """A recorder for `path`, by its suffix; raises `InvalidInput` before anything is recorded."""
     suffix = path.suffix.lower()
     if suffix not in (".jsonl", ".npz", ".parquet"):
@@ -80,55 +90,78 @@ def open_recorder(path: Path, overwrite: bool) -> Recorder:
         raise InvalidInput(f"{path.parent} must be a folder to write to, but is none")
     if suffix == ".jsonl":
         return _Lines(path)
-    return _Kept(path, _write_npz if suffix == ".npz" else _parquet_writer())
+    return _Kept(path, _write_npz if suffix == ".npz" else _parquet_writer(), most_kept)
 
 
 class _Lines:
     """Written line by line: a crash loses the last one at most."""
 
+    is_full = False
+
     def __init__(self, path: Path) -> None:
         self.frames = 0
-        try:
-            self._file = path.open("w", encoding="ascii", buffering=1)
-        except OSError as error:
-            raise InvalidInput(f"{path} cannot be written ({error.strerror})") from error
+        self._path = path
+        self._file: TextIO | None = None
 
-    def add(self, frame: Recorded) -> bool:
-        self._file.write(json.dumps(frame.document()) + "\n")
+    def add(self, frame: Recorded) -> None:
+        with _writing(self._path):
+            if self._file is None:
+                self._file = self._path.open("w", encoding="ascii", buffering=1)
+            self._file.write(json.dumps(frame.document()) + "\n")
         self.frames += 1
-        return True
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            with _writing(self._path):
+                self._file.close()
 
 
 class _Kept:
     """Kept until the end, and then written as a whole or not at all."""
 
-    def __init__(self, path: Path, write: Callable[[list[Recorded], Path], None]) -> None:
-        self.frames = 0
+    def __init__(
+        self, path: Path, write: Callable[[list[Recorded], Path], None], most: int
+    ) -> None:
         self._path = path
         self._write = write
+        self._most = most
         self._kept: list[Recorded] = []
 
-    def add(self, frame: Recorded) -> bool:
-        if self.frames >= MOST_KEPT or (self._kept and self._kept[0].kind != frame.kind):
-            return False
-        self._kept.append(frame)
-        self.frames += 1
-        return True
+    @property
+    def frames(self) -> int:
+        return len(self._kept)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._kept) >= self._most
+
+    def add(self, frame: Recorded) -> None:
+        if self._kept and self._kept[0].kind != frame.kind:
+            raise InvalidInput(
+                f"{self._path} must hold points or features, but the source gives both; "
+                "record into a .jsonl file"
+            )
+        if not self.is_full:
+            self._kept.append(frame)
 
     def close(self) -> None:
         if not self._kept:
             return
-        handle, beside = tempfile.mkstemp(suffix=self._path.suffix, dir=self._path.parent)
-        os.close(handle)
+        beside = self._path.with_name(f".{self._path.stem}.part{self._path.suffix}")
         try:
-            self._write(self._kept, Path(beside))
-            Path(beside).replace(self._path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+            with _writing(self._path):
+                self._write(self._kept, beside)
+                beside.replace(self._path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _write_npz(frames: list[Recorded], path: Path) -> None:

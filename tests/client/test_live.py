@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 from websockets.sync.client import connect
 
-from emamba_client import Client, PoseStream, RadarError, sample_frames
+from emamba_client import Client, InvalidInput, PoseStream, RadarError, sample_frames
 from emamba_client.cli import app
 from emamba_client.command_line import World
 from emamba_client.live.braille import Braille
 from emamba_client.live.session import Event, Session, Step
 from emamba_client.live.views import PictureView
-from emamba_client.recording import MOST_KEPT, Recorded, open_recorder
+from emamba_client.recording import Recorded, open_recorder
 from emamba_client.sources import SourceFrame
 from emamba_client.sources.files import FileSource
 from emamba_client.sources.replay import ReplaySource
@@ -203,11 +204,53 @@ def test_recordings_that_cannot_be_are_refused_first(live, tmp_path, name, sente
     assert sentence in result.stderr
 
 
+def recorded(**changes: object) -> Recorded:
+    values = np.ones((1, 5), np.float32)
+    frame = Recorded("points", values, 0, 0.0, np.zeros((19, 3)), None, 1.0, "mirror")
+    return replace(frame, **changes)
+
+
 def test_recorder_has_a_bound(tmp_path):
+    recorder = open_recorder(tmp_path / "run.npz", False, most_kept=3)
+    for number in range(5):
+        recorder.add(recorded(number=number))
+    assert (recorder.frames, recorder.is_full) == (3, True)
+    recorder.close()
+    with np.load(tmp_path / "run.npz") as data:
+        np.testing.assert_array_equal(data["frame"], [0, 1, 2])
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1, "as readable as any other file"
+
+
+def test_recorder_of_arrays_takes_one_kind_of_frames(tmp_path):
     recorder = open_recorder(tmp_path / "run.npz", False)
-    frame = Recorded("points", np.ones((1, 5), np.float32), 0, 0.0, np.zeros((19, 3)), None, 1, "x")
-    recorder.frames = MOST_KEPT
-    assert not recorder.add(frame)
+    recorder.add(recorded())
+    with pytest.raises(InvalidInput, match=r"record into a \.jsonl file"):
+        recorder.add(recorded(kind="features", values=np.ones((8, 8, 5), np.float32)))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_told_after_the_summary(live, tmp_path):
+    (tmp_path / "run.jsonl").symlink_to("/dev/full")
+    words = ("--count", "3", "--hz", "100", "--overwrite", "--record", str(tmp_path / "run.jsonl"))
+    result = run(live, *words)
+    assert result.exit_code == 1
+    assert " frames answered" in result.stdout
+    assert result.stderr.startswith("error: ")
+    assert "run.jsonl cannot be written (No space left on device)" in result.stderr
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "npz"])
+def test_recording_is_left_alone_where_nothing_comes_to_replace_it(tmp_path, suffix):
+    path = tmp_path / f"run.{suffix}"
+    path.write_bytes(b"old")
+    words = ["live", "--url", "http://127.0.0.1:9", "--overwrite", "--record", str(path)]
+    assert CliRunner().invoke(app, words).exit_code == 1
+    assert path.read_bytes() == b"old"
+    words = ["live", "--url", "http://127.0.0.1:9", "--record", str(tmp_path / f"new.{suffix}")]
+    assert CliRunner().invoke(app, words).exit_code == 1
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def test_no_service_is_one_sentence():

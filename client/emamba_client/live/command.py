@@ -12,6 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 
@@ -137,9 +139,12 @@ def live(
             opened, _opener(url, token, model, version, publish, opened), count, there.clock
         )
         shown = _view(view, there)
-        _run(session, shown, recorder, opened, _page(there, url, publish, view))
+        with _interruptible():
+            _run(session, shown, recorder, opened, _page(there, url, publish, view))
     if recorder is not None:
-        typer.echo(f"{recorder.frames} frames recorded in {record}", err=True)
+        full = ", which is all that it takes" if recorder.is_full else ""
+        there_is = f"{recorder.frames} frames recorded in {record}{full}"
+        typer.echo(there_is if recorder.frames else f"{record} is not written: no frame", err=True)
 
 
 @dataclass(frozen=True)
@@ -245,46 +250,53 @@ def _run(
     """Run to the end, however that comes about; raises what ended it too early."""
     hello = session.open()
     view.start(hello, source.name)
-    open_page()
     failure: ClientError | None = None
-    first_s: float | None = None
-    with _interruptible():
+    try:
+        open_page()
+        _show_all(session, view, recorder)
+    except KeyboardInterrupt:
+        pass
+    except ClientError as error:
+        failure = error
+    finally:
+        session.close()
         try:
-            for step in session.steps():
-                if isinstance(step, Event):
-                    view.event(step)
-                    continue
-                first_s = step.frame.received_s if first_s is None else first_s
-                view.step(step, session.summary)
-                if recorder is not None and step.answer.joints is not None:
-                    _record(recorder, step, step.frame.received_s - first_s)
-        except KeyboardInterrupt:
-            pass
+            if recorder is not None:
+                recorder.close()
         except ClientError as error:
-            failure = error
-    session.close()
-    if recorder is not None:
-        recorder.close()
-    view.end(session.summary, [sentence(failure)] if failure is not None else [])
+            failure = failure or error
+        view.end(session.summary, [sentence(failure)] if failure is not None else [])
     if failure is not None:
         raise failure
 
 
-def _record(recorder: Recorder, step: Step, time_s: float) -> None:
-    frame, answer = step.frame, step.answer
-    if answer.joints is not None:
-        recorder.add(
-            Recorded(
-                frame.kind,
-                frame.values,
-                frame.number,
-                time_s,
-                answer.joints,
-                frame.labels,
-                1e6 * step.latency_s,
-                answer.engine,
-            )
-        )
+def _show_all(session: Session, view: View, recorder: Recorder | None) -> None:
+    first_s: float | None = None
+    for step in session.steps():
+        if isinstance(step, Event):
+            view.event(step)
+            continue
+        first_s = step.frame.received_s if first_s is None else first_s
+        view.step(step, session.summary)
+        if recorder is None or step.answer.joints is None or recorder.is_full:
+            continue
+        recorder.add(_recorded(step, step.answer.joints, first_s))
+        if recorder.is_full:
+            view.event(Event(f"the recording is full at {recorder.frames} frames"))
+
+
+def _recorded(step: Step, joints: npt.NDArray[np.float64], first_s: float) -> Recorded:
+    frame = step.frame
+    return Recorded(
+        frame.kind,
+        frame.values,
+        frame.number,
+        frame.received_s - first_s,
+        joints,
+        frame.labels,
+        1e6 * step.latency_s,
+        step.answer.engine,
+    )
 
 
 @contextmanager
