@@ -188,7 +188,7 @@ def _parquet_writer() -> Callable[[list[Recorded], Path], None]:
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError as error:
         raise InvalidInput(
-            "a .parquet file needs pyarrow; install it with: pip install 'emamba-client[parquet]'"
+            "a .parquet file needs pyarrow; install it with: pip install './client[parquet]'"
         ) from error
 
     def write(frames: list[Recorded], path: Path) -> None:

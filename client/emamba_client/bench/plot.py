@@ -60,6 +60,6 @@ def _pyplot() -> Any:
         from matplotlib import pyplot  # noqa: PLC0415
     except ImportError as error:
         raise InvalidInput(
-            "--plot needs matplotlib; install it with: pip install 'emamba-client[plot]'"
+            "--plot needs matplotlib; install it with: pip install './client[plot]'"
         ) from error
     return pyplot

@@ -190,7 +190,7 @@ def _read_parquet(path: Path) -> list[Entry]:
         from pyarrow import parquet  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise InvalidInput(
-            f"{path} needs pyarrow; install it with: pip install 'emamba-client[parquet]'"
+            f"{path} needs pyarrow; install it with: pip install './client[parquet]'"
         ) from error
     return [entry_of(row) for row in parquet.read_table(path).to_pylist()]
 

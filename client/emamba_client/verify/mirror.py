@@ -27,7 +27,7 @@ class LocalModel:
             from emamba.package import PackageError, load_package  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise InvalidInput(
-                "verify needs the mirror; install it with: pip install 'emamba-client[verify]'"
+                "verify needs the mirror; install it with: pip install . './client[verify]'"
             ) from error
         from emamba.tasks import PoseTask  # noqa: PLC0415
 
