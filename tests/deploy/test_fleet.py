@@ -483,6 +483,7 @@ REFUSED = {
         "/v2/models/mars/versions/1/stats",
         "/metrics",
         "/v1/streams",
+        "/v1/vitals",
     ],
 )
 def test_what_belongs_to_one_board_is_refused(stand_ins, path):

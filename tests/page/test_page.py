@@ -192,6 +192,19 @@ def test_published_stream_is_watched(open_page, service):
     window.wait_for_text("#notice", "the stream has ended. Trying again in")
 
 
+def test_page_before_a_fleet_has_a_replay_and_says_what_it_has_not(open_page, service):
+    window = open_page(service.url)
+    problem = {"status": 403, "detail": "lists of streams belong to one board"}
+    for path in ("streams", "vitals"):
+        window.page.route(f"**/v1/{path}", lambda route: route.fulfill(status=403, json=problem))
+    window.wait_for_text("#engine", "engine: one of a fleet")
+    assert window.page.locator("#alarm").is_hidden()
+    window.page.select_option("#source", "live")
+    window.wait_for_text("#notice[data-kind=error]", "lists of streams belong to one board")
+    window.page.select_option("#source", "replay")
+    window.wait("shown.frame?.sequence > 3")
+
+
 def test_live_streams_are_listed_as_they_come(open_page, service):
     window = open_page(service.url)
     window.page.select_option("#source", "live")

@@ -197,11 +197,16 @@ async function choose() {
   const kind = $("source").value;
   choice += 1;
   show(kind);
-  if (kind === "replay") await startReplay();
-  else if (kind === "live") await listStreams().then(startLive);
-  else {
+  try {
+    if (kind === "replay") await startReplay();
+    else if (kind === "live") await listStreams().then(startLive);
+    else {
+      start(null);
+      say("Choose a recording, or drop one anywhere on this page: .npz, .npy, .json, .jsonl or .csv.");
+    }
+  } catch (error) {
     start(null);
-    say("Choose a recording, or drop one anywhere on this page: .npz, .npy, .json, .jsonl or .csv.");
+    say(`${error.message}. Choose a source to try again.`, "error");
   }
 }
 
@@ -259,8 +264,8 @@ function tab(name) {
 function listen() {
   scenes.forEach(({ canvas }) => camera.listen(canvas));
   $("source").onchange = choose;
-  $("subject").onchange = () => { listMovements(); startReplay(); };
-  $("movement").onchange = startReplay;
+  $("subject").onchange = () => { listMovements(); choose(); };
+  $("movement").onchange = choose;
   $("stream").onchange = startLive;
   $("file").onchange = ({ target }) => target.files[0] && startFile(target.files[0]);
   $("play").onclick = () => play($("play").getAttribute("aria-pressed") !== "true");
