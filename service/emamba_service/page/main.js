@@ -141,7 +141,8 @@ function tellJoints(joints) {
 function tellState() {
   const what = $("source").selectedOptions[0].textContent.toLowerCase();
   const error = errors.count ? `, mean error ${(errors.sum / errors.count).toFixed(1)} cm` : "";
-  const state = shown.state !== "open" ? "no connection" : source?.playing ? "playing" : "paused";
+  const playing = source?.playing ? "playing" : "paused";
+  const state = { open: playing, idle: "nothing to show" }[shown.state] ?? "no connection";
   $("summary").textContent = `${what}: ${state}, ${$("rate").textContent} frames/s${error}, ${$("engine").textContent}.`;
 }
 
@@ -154,7 +155,8 @@ function start(made) {
   errors = { sum: 0, count: 0 };
   stale = true;
   source = made;
-  if (source) {
+  if (!source) shown.state = "idle";
+  else {
     source.speed = Number($("speed").value);
     source.play($("play").getAttribute("aria-pressed") === "true");
   }
