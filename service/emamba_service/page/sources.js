@@ -5,6 +5,7 @@
 import { Stream, socketRoute } from "./stream.js";
 
 const LONGEST_GAP_S = 1;
+const USUAL_GAP_S = 0.1;
 
 // Sends a recording's frames to the service, in its own pace times `speed`, over and over.
 export class Player {
@@ -43,8 +44,8 @@ export class Player {
 
   // Time from the frame sent last to the next one.
   gap() {
-    const [before, after] = [this.frames.at(this.next - 1), this.frames[this.next]];
-    return Math.min(LONGEST_GAP_S, Math.max(0.005, after.time_s - before.time_s || 0.1));
+    const gap = this.frames[this.next].time_s - this.frames.at(this.next - 1).time_s;
+    return gap > 0 ? Math.min(LONGEST_GAP_S, gap) : USUAL_GAP_S;
   }
 
   // Send one frame, if there is a connection to send it on.
