@@ -162,6 +162,8 @@ def test_page_comes_back_after_the_service_did(open_page, packages, free_port):
         window.wait("shown.state !== 'open'")
         window.wait_for_text("#notice", "Trying again in")
         window.wait_for_text("#engine", "engine: no answer")
+        window.wait_for_text("#alarm", "The service does not answer.")
+        assert window.text("#total") == "\u2013"
         finish(live)
         live = start(packages, port=free_port)
         window.wait("shown.state === 'open'")
@@ -362,7 +364,7 @@ def test_trouble_is_loud_and_measurements_are_shown_where_there_are_any(open_pag
         route.fulfill(json=BOARD | {"models": [model], "energy_j": energy})
 
     window.page.route("**/v1/vitals", answer)
-    window.wait_for_text("#alarm", "Engine board is degraded: the board does not answer")
+    window.wait_for_text("#alarm", "Engine board (FPGA) is degraded: the board does not answer")
     window.wait_for_text("#shadow.bad", "2 MISMATCHES, 10 match")
     window.wait_for_text("#power", "accelerator 0.75 W, PL 1.50 W, PS 2.25 W")
     window.wait_for_text("#temperature", "pl 48.3 °C")

@@ -25,7 +25,7 @@ export class Images {
       this.say(this.ready ? "Draw something, or choose or drop an image."
         : "No image model is installed. Put a package of kind image-classes into the service's models folder and start it again.");
     } catch (error) {
-      this.say(`The service does not answer: ${error.message}`);
+      this.say(error.status ? error.message : "The service does not answer. Come back to this tab once it does.");
     }
   }
 

@@ -23,14 +23,22 @@ export class Vitals {
         vitals = await ask("v1/vitals");
         this.show(vitals);
       } catch (error) {
-        this.history = [];
+        this.forget();
         // In front of several boards there is nothing to say of one.
-        if (error.status === 403) engine({ engine: "one of a fleet", state: "ready" });
-        else engine({ engine: "no answer", state: "failed", reason: "" });
+        if (error.status === 403) tell("one of a fleet", "ready", "");
+        else tell("no answer", "failed", "The service does not answer.");
       }
       this.told(vitals);
     }
     setTimeout(() => this.poll(), EVERY_MS);
+  }
+
+  // What was true is not known any more.
+  forget() {
+    this.history = [];
+    for (const row of ["power", "energy", "temperature", "unmeasured"]) $(`${row}-row`).hidden = true;
+    $("shadow").classList.remove("bad");
+    $("shadow").textContent = $("total").textContent = "–";
   }
 
   show(vitals) {
@@ -59,10 +67,14 @@ export class Vitals {
 const sum = ({ models }) => models.reduce((total, { frames }) => total + frames, 0);
 
 function engine({ engine, state, reason }) {
-  const badge = $("engine");
-  badge.textContent = `engine: ${NAMES[engine] ?? engine}`;
-  badge.dataset.state = state;
-  const alarm = state === "ready" ? "" : `Engine ${engine} is ${state}${reason ? `: ${reason}` : ""}`;
+  const name = NAMES[engine] ?? engine;
+  tell(name, state, state === "ready" ? "" : `Engine ${name} is ${state}${reason ? `: ${reason}` : ""}`);
+}
+
+function tell(name, state, alarm) {
+  $("engine").textContent = `engine: ${name}`;
+  $("engine").dataset.state = state;
+  // Written only when it changes: it is read aloud.
   if ($("alarm").textContent !== alarm) $("alarm").textContent = alarm;
   $("alarm").hidden = !alarm;
 }
