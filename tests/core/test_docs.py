@@ -84,3 +84,16 @@ def test_the_image_has_every_folder_that_the_wheel_takes() -> None:
     dockerfile = (ROOT / "service" / "Dockerfile").read_text()
     assert taken == {"hls", "overlays"}
     assert taken <= set(re.findall(r"^COPY (\w+) ", dockerfile, re.MULTILINE))
+
+
+def test_the_pages_figures_are_the_benchs() -> None:
+    figures = json.loads((ROOT / "docs" / "results" / "page.json").read_text())
+    page = (ROOT / "docs" / "page.md").read_text()
+    turns = figures["radar_to_page"].values()
+    told = [f"p50 {turn['p50_ms']} ms, p99 {turn['p99_ms']} ms" for turn in turns]
+    told.append(f"{figures['viewers']['frames_seen']:,} frames seen, 0 missed, 0 dropped")
+    told.append(f"{figures['first_visit']['page_bytes']:,} bytes")
+    told.append(f"{figures['first_visit']['first_contentful_paint_ms']} ms; a skeleton moves")
+    told.append(f"{figures['fresh_clone']['moving_s']} s (`--fresh-clone`)")
+    assert [one for one in told if one not in page] == []
+    assert told[0] in (ROOT / "README.md").read_text()
