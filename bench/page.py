@@ -66,10 +66,15 @@ def main(
     seconds: Annotated[float, typer.Option(min=5, help="Of each turn.")] = 30.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write it there too.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Write the documentation's too.")] = None,
+    only_pictures: Annotated[bool, typer.Option(help="Measure nothing.")] = False,
     fresh_clone: Annotated[bool, typer.Option(help="Time `make serve` in one.")] = False,
 ) -> None:
     """Measure and print."""
     with _browser() as browser:
+        if only_pictures and pictures is not None:
+            with running("service, engine native", product("--engine", "native")) as server:
+                _take_pictures(browser, server, pictures)
+            return
         if fresh_clone:
             figures = {"machine": machine(), "fresh_clone": _fresh_clone(browser)}
         else:

@@ -22,7 +22,7 @@ from page.conftest import DESKTOP, PHONE, REPOSITORY
 from service.test_live import finish, start
 
 MARS_TEST = REPOSITORY.parent / "shared" / "data" / "mars_test.npz"
-RUN = PAGE / "replay" / "s1-m01.npz"
+RUN = PAGE / "replay" / "s2-m06.npz"
 
 
 def run_frames() -> list[np.ndarray]:

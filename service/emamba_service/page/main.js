@@ -15,6 +15,7 @@ const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const RATE_S = 3;
 const SAY_MS = 5000;
+const FIRST = { subject: 2, movement: 6 }; // A squat: more points and motion than any other.
 
 // What is shown now, and when its newest frame was first drawn; tests and benchmarks read it too.
 export const shown = { frame: null, state: "loading", drawings: 0, drawn_ms: 0 };
@@ -328,7 +329,9 @@ async function main() {
   setInterval(tellState, SAY_MS);
   ({ runs } = await (await fetch(route("page/replay/runs.json"))).json());
   $("subject").replaceChildren(...[...new Set(runs.map(({ subject }) => subject))].map((one) => new Option(one)));
+  $("subject").value = FIRST.subject;
   listMovements();
+  $("movement").value = FIRST.movement;
   const watched = new URLSearchParams(location.hash.slice(1)).get("watch");
   if (watched) {
     show("live");
