@@ -31,7 +31,7 @@ let choice = 0; // Counts choices of a source: a file that comes after a later c
 let recording = null;
 let model = null;
 let runs = [];
-let before = null; // The joints that were on the screen when the newest came.
+let before = null; // What was on the screen when the newest frame came.
 let arrivals = [];
 let errors = { sum: 0, count: 0 };
 
@@ -53,7 +53,7 @@ const on = {
     say(sentence, "error");
   },
   frame(frame) {
-    before = pose(performance.now());
+    before = bodies(performance.now());
     shown.frame = frame;
     const now = performance.now();
     arrivals = [...arrivals.filter((at) => now - at < 1000 * RATE_S), now];
@@ -86,21 +86,24 @@ function say(sentence, kind = "") {
 
 // Drawing.
 
-// The joints to draw now: on their way from the last frame's to the newest's, unless motion is
-// to be reduced or the source is paused.
-function pose(now) {
+// The joints and labels to draw now: on their way from the last frame's to the newest's, unless
+// motion is to be reduced or the source is paused.
+function bodies(now) {
   const { frame } = shown;
-  if (!frame) return null;
+  if (!frame) return {};
   const last = arrivals.at(-1);
   const spacing = arrivals.length > 1 ? (last - arrivals[0]) / (arrivals.length - 1) : 100;
   const part = calm.matches || !source?.playing ? 1 : (now - last) / Math.min(250, Math.max(1, spacing));
-  return between(before, frame.joints, part);
+  return {
+    joints: between(before?.joints, frame.joints, part),
+    labels: frame.labels && between(before?.labels, frame.labels, part),
+  };
 }
 
 function draw() {
   const { frame, state } = shown;
   const faded = state !== "open";
-  scenes[0].draw({ joints: pose(performance.now()), labels: frame?.labels, faded }, palette);
+  scenes[0].draw({ ...bodies(performance.now()), faded }, palette);
   scenes[1].draw({ points: frame?.points, faded }, palette);
   shown.drawings += 1;
 }
