@@ -311,6 +311,43 @@ def test_frames_that_are_refused_are_counted(live):
     assert "points must lie within 100 m" in summary.last_problem
 
 
+def test_frames_that_cannot_be_sent_are_refused_here(live, tmp_path):
+    points = np.concatenate([frame.points for frame in FRAMES[:2]])
+    points[0, 0] = np.nan
+    np.savez(tmp_path / "run.npz", points=points, counts=[len(f.points) for f in FRAMES[:2]])
+    words = ("--source", "file", "--file", str(tmp_path / "run.npz"), "--hz", "50")
+    result = run(live, *words, "--view", "none")
+    assert result.exit_code == 0
+    assert "1 of 2 frames answered, 1 refused" in result.stdout
+    assert "last refusal: points must hold finite numbers, not NaN or infinity" in result.stdout
+
+
+def test_message_that_is_too_large_ends_its_connection_alone():
+    live = start(MODELS, max_message_bytes=8192)
+    large = SourceFrame("points", np.ones((600, 5), np.float32), 1, time.perf_counter())
+    small = list(ReplaySource(FRAMES[:3], 20, False))
+
+    class Some(Failing):
+        is_live = False
+
+        def __iter__(self) -> Iterator[SourceFrame]:
+            yield from [small[0], large]
+            time.sleep(1)
+            yield from small[1:]
+
+    session = Session(Some(), lambda: PoseStream(live.url), None, time.perf_counter)
+    try:
+        session.open()
+        events = [step.sentence for step in session.steps() if isinstance(step, Event)]
+    finally:
+        session.close()
+        finish(live)
+    assert any("trying again" in event for event in events)
+    summary = session.summary
+    assert summary.frames == summary.answered + summary.lost == 4
+    assert summary.answered >= 2
+
+
 def test_session_goes_on_after_the_service_came_back():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

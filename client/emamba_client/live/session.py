@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from emamba_client._stream_wire import Hello, StreamAnswer
-from emamba_client.errors import ClientError, ConnectionFailed, Overloaded, TimedOut
+from emamba_client.errors import (
+    ClientError,
+    ConnectionFailed,
+    InvalidInput,
+    ServiceError,
+    TimedOut,
+)
 from emamba_client.live.summary import Summary
 from emamba_client.sources import Source, SourceFrame
 from emamba_client.stream import PoseStream
@@ -91,7 +97,7 @@ class Session:
                     break
             try:
                 yield from self._receive()
-            except (ConnectionFailed, Overloaded) as error:
+            except (ConnectionFailed, ServiceError) as error:
                 yield from self._reconnect(error)
         if self._failure is not None:
             raise self._failure
@@ -144,7 +150,7 @@ class Session:
             self._failure = error
 
     def _send(self, frame: SourceFrame) -> bool:
-        """Whether `frame` is on its way, or is counted as lost on it."""
+        """Whether `frame` is on its way, or counted as lost or refused."""
         with self._lock:
             stream = self._stream
             if stream is None:
@@ -157,6 +163,11 @@ class Session:
                 stream.send_features(frame.values)
             else:
                 stream.send_points(frame.values, frame.labels)
+        except InvalidInput as error:
+            # Nothing has been sent, and nothing would be the next time.
+            with self._lock:
+                del self._pending[sequence]
+            self.summary.refuse(str(error))
         except ClientError:
             with self._lock:
                 return self._pending.pop(sequence, None) is None
@@ -187,7 +198,8 @@ class Session:
                 return
             try:
                 hello = self._connect()
-            except (ConnectionFailed, Overloaded) as again:
+            except ClientError as again:
+                # Also what would end a first attempt: a name may stay taken for some seconds.
                 error = again
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue

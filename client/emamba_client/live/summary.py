@@ -40,8 +40,7 @@ class Summary:
     ) -> None:
         """One more frame has been answered, or refused, at `now_s` of the session's clock."""
         if answer.problem is not None:
-            self.refused += 1
-            self.last_problem = answer.problem.detail
+            self.refuse(answer.problem.detail)
             return
         self.answered += 1
         self.latency.add(max(0.0, latency_s))
@@ -59,6 +58,11 @@ class Summary:
         if mae_cm is not None:
             self._labelled += 1
             self._mae_cm += mae_cm
+
+    def refuse(self, why: str) -> None:
+        """One more frame cannot be answered."""
+        self.refused += 1
+        self.last_problem = why
 
     @property
     def rate_hz(self) -> float | None:

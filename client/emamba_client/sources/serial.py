@@ -28,9 +28,9 @@ __all__ = ["SerialSource"]
 class SerialSource:
     """Reads frames from the data port `data_port`.
 
-    With `configuration`, a .cfg file, the radar is configured and started through `cli_port` first,
-    and stopped at the end; without, it must be running. Raises `RadarError`, here and while
-    frames come.
+    With `configuration`, a .cfg file, the radar is configured and started through `cli_port` once
+    frames are asked for, and stopped at the end; without, it must be running. Raises `RadarError`,
+    here and while frames come.
     """
 
     name: ClassVar[str] = "serial"
@@ -46,25 +46,20 @@ class SerialSource:
     ) -> None:
         if (cli_port is None) != (configuration is None):
             raise RadarError("--cli-port and --config must be given together, or neither")
-        commands = read_configuration(configuration) if configuration else []
+        self._commands = read_configuration(configuration) if configuration else []
         self._data_name = data_port
         self._clock = clock
         self._closed = False
         self._radar = RadarBytes()
         self._data = open_port(data_port, DATA_BAUD)
-        self._cli: Port | None = None
-        if cli_port is not None:
-            try:
-                self._cli = open_port(cli_port, CLI_BAUD)
-                for command in commands:
-                    send_command(self._cli, command)
-            except BaseException:
-                self._end()
-                raise
+        self._cli = None if cli_port is None else open_port(cli_port, CLI_BAUD)
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Frames as they come, as `Source` says."""
         try:
+            if self._cli is not None:
+                for command in self._commands:
+                    send_command(self._cli, command)
             while not self._closed:
                 data = self._data.read(max(1, self._data.in_waiting))
                 yield from self._radar.frames(data, self._clock())
