@@ -2,7 +2,7 @@
 
 A packet is a header, TLVs (type, length of the value, value), and padding to a multiple of 32
 bytes; all little-endian. Source of the format: TI, "Understanding the UART Data Output Format",
-Radar Toolbox 3.00. A packet has no checksum; what can be checked is `_Packet`'s business.
+Radar Toolbox 3.00. A packet has no checksum: `_packet` checks what else there is.
 """
 
 from __future__ import annotations
