@@ -40,7 +40,8 @@ _LOG_FORMAT = (
     "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %tsc %ac/%fc/%bc/%sc/%rc %sq/%bq %HM %HP"
 )
 _OF_ONE_BOARD = (
-    "^/(metrics|v1/(streams|vitals)|v2/(repository(/.*)?|(models/([^/]+/(versions/[^/]+/)?)?)?stats))/?$"
+    "^/(metrics|v1/(streams|vitals)|"
+    "v2/(repository(/.*)?|(models/([^/]+/(versions/[^/]+/)?)?)?stats))/?$"
 )
 
 
