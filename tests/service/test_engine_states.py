@@ -147,6 +147,7 @@ def test_sensors_are_metrics_while_the_service_runs(made_up, tmp_path):
         deadline = time.monotonic() + 10
         while (celsius := service.sample(name, **labels)) is None:
             assert time.monotonic() < deadline
+            time.sleep(0.01)  # else this thread would keep the sampler's from the interpreter
         assert celsius == pytest.approx(50, abs=0.1)
     assert service.sample(name, **labels) is None
 
