@@ -116,7 +116,7 @@ def test_files_are_played(tmp_path, name, has_numbers, has_labels):
         np.testing.assert_array_equal(values, expected.points)
         if has_labels:
             np.testing.assert_array_equal(frame.labels, expected.labels)
-    assert source.counts() == {"empty": 0}
+    assert not any(source.counts().values())
 
 
 def test_client_s_own_sample_is_a_file(tmp_path):
@@ -132,8 +132,43 @@ def test_file_is_played_at_its_own_times_and_over_and_over(tmp_path):
     begun = time.perf_counter()
     assert len(list(FileSource(write(tmp_path / "run.npz")))) == 5
     assert 0.035 < time.perf_counter() - begun < 1
-    frames = first(FileSource(write(tmp_path / "run.npz"), hz=1000, loop=True), 8)
-    assert [frame.number for frame in frames] == list(range(8))
+    begun = time.perf_counter()
+    frames = first(FileSource(write(tmp_path / "run.npz"), hz=1000, loop=True), 101)
+    assert 0.1 < time.perf_counter() - begun < 1  # 20 rounds without a pause between them
+    assert [frame.number for frame in frames] == list(range(101))
+
+
+def test_what_is_no_frame_of_a_file_is_counted(tmp_path):
+    lines = tmp_path / "run.jsonl"
+    lines.write_text('{"points": []}\n[[1, 2, 3, 4, 5]]\n')
+    assert FileSource(lines).counts() == {"empty": 1}
+    capture = tmp_path / "run.dat"
+    without_points = packet(2, np.zeros((0, 5)))
+    capture.write_bytes(
+        b"end" + packet(1, FRAMES[0].points) + without_points + packet(4, FRAMES[1].points)
+    )
+    source = FileSource(capture, hz=1000)
+    assert [frame.number for frame in source] == [1, 4]
+    assert source.counts() == {
+        "lost": 1,
+        "damaged": 0,
+        "empty": 1,
+        "without_side_info": 0,
+        "skipped_bytes": 3,
+    }
+    capture.write_bytes(
+        b"".join(packet(n, FRAMES[0].points, side_info=False) for n in range(1, 11))
+    )
+    with pytest.raises(InvalidInput, match=r"run\.dat: .* set the first value of guiMonitor to 1"):
+        FileSource(capture)
+
+
+def test_labels_keep_their_precision(tmp_path):
+    labels = np.random.default_rng(1).normal(size=(19, 3))
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps({"points": [[1, 2, 3, 4, 5]], "labels": labels.tolist()}))
+    (frame,) = FileSource(path)
+    np.testing.assert_array_equal(frame.labels, labels)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +182,8 @@ def test_file_is_played_at_its_own_times_and_over_and_over(tmp_path):
         ("x.jsonl", b"\n{", "line 2: a frame must be a JSON object or list of points"),
         ("x.jsonl", b'{"points": [[1, 2, 3, 4, NaN]]}', "line 1: points must be an array of fin"),
         ("x.jsonl", b'{"points": [[1,2,3,4,5]], "labels": [[0, 0, 0]]}', "shape [19, 3]"),
+        ("x.jsonl", b"[[1,2,3,4,1" + b"0" * 400 + b"]]", "line 1: points must be a rectangular ar"),
+        ("x.jsonl", b'{"points": [[1,2,3,4,5]], "time_s": 1' + b"0" * 400 + b"}", "time_s must be"),
         ("x.jsonl", b'{"points": [[1,2,3,4,5]], "number": -1}', "number must be an integer in 0.."),
         ("x.bin", b"nothing of a radar's", "must hold at least one frame with points"),
         ("x.parquet", b"nothing", "cannot be read ("),
@@ -188,6 +225,44 @@ def test_standard_input_takes_lines():
     assert source.counts() == {"damaged": 1, "empty": 1}
 
 
+def test_line_without_an_end_is_not_kept_and_its_rest_is_no_frame():
+    frame = b"[[1, 2, 3, 4, 5]]\n"
+    with pipe() as (stream, sink):
+        source = StdinSource(stream)
+        threading.Thread(
+            target=lambda: (sink.write(b" " * 3_000_000), sink.write(frame * 2), sink.close()),
+            daemon=True,
+        ).start()
+        assert len(list(source)) == 1
+    assert source.counts() == {"damaged": 1, "empty": 0}
+
+
+def test_lines_and_datagrams_that_are_no_frames_do_not_end_a_source():
+    bad = [
+        b"1",
+        b'"x"',
+        b"null",
+        b"{}",
+        b"\xff",
+        b"[" * 60_000,
+        b"[[1,2,3,4,1" + b"0" * 400 + b"]]",
+    ]
+    good = b"[[1, 2, 3, 4, 5]]"
+    with pipe() as (stream, sink):
+        threading.Thread(
+            target=lambda: (sink.write(b"\n".join([*bad, good])), sink.close()), daemon=True
+        ).start()
+        lines = StdinSource(stream)
+        assert len(list(lines)) == 1
+    assert lines.counts()["damaged"] == len(bad)
+    datagrams = UdpSource("127.0.0.1", 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for datagram in [*bad, good]:
+            sender.sendto(datagram, datagrams.address)
+    assert len(first(datagrams, 1)) == 1
+    assert datagrams.counts()["damaged"] == len(bad)
+
+
 def test_standard_input_takes_a_radar_s_bytes():
     with pipe() as (stream, sink):
         for _, data in sample_packets(4):
@@ -226,6 +301,8 @@ def test_datagrams_are_frames():
 def test_address_that_cannot_be_listened_on_is_refused():
     with pytest.raises(InvalidInput, match="--udp must be an address of this machine"):
         UdpSource("192.0.2.1", 9000)
+    with pytest.raises(InvalidInput, match=r"\(bind\(\): port must be 0-65535\.\)"):
+        UdpSource("127.0.0.1", 70_000)
 
 
 CONFIGURATION = "% a comment\nsensorStop\nguiMonitor -1 1 0 0 0 0 0\n\nsensorStart\n"
@@ -249,6 +326,9 @@ class FakeRadar:
     def send(self, data: bytes) -> None:
         while data:
             data = data[os.write(self._data, data[:1024]) :]
+
+    def say(self, answer: bytes) -> None:
+        os.write(self._cli, answer)
 
     def unplug(self) -> None:
         for descriptor in (self._data, *self._slaves):
@@ -307,6 +387,22 @@ def test_radar_that_refuses_a_command_is_told(configuration):
     )
 
 
+def test_what_came_before_a_command_is_not_its_answer(configuration):
+    radar = FakeRadar()
+    source = SerialSource(radar.data_port, radar.cli_port, configuration)
+    radar.say(b"Error of a run before\n")
+    radar.send(packet(1, FRAMES[0].points))
+    assert [frame.number for frame in first(source, 1)] == [1]
+
+
+def test_radar_that_is_closed_while_it_is_configured_is_stopped(configuration):
+    radar = FakeRadar()
+    source = SerialSource(radar.data_port, radar.cli_port, configuration)
+    source.close()
+    assert list(source) == []
+    assert radar.commands == ["sensorStop"]
+
+
 def test_unplugged_radar_is_told():
     radar = FakeRadar()
     source = SerialSource(radar.data_port)
@@ -314,7 +410,7 @@ def test_unplugged_radar_is_told():
     frames = iter(source)
     assert next(frames).number == 1
     radar.unplug()
-    with pytest.raises(RadarError, match=r"was lost .*is the radar still plugged in"):
+    with pytest.raises(RadarError, match=r"was lost .*is it still plugged in"):
         next(frames)
 
 

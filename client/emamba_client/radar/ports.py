@@ -48,7 +48,9 @@ class Port(Protocol):
 def open_port(name: str, baud: int) -> Port:
     """A serial port, 8N1; raises `RadarError`, which lists those there are."""
     try:
-        port: Port = serial.Serial(name, baud, timeout=_READ_TIMEOUT_S, exclusive=True)
+        port: Port = serial.Serial(
+            name, baud, timeout=_READ_TIMEOUT_S, write_timeout=_ANSWER_S, exclusive=True
+        )
     except (OSError, ValueError) as error:
         there = ", ".join(sorted(port.device for port in list_ports.comports())) or "none"
         raise RadarError(
@@ -90,6 +92,7 @@ def read_configuration(path: Path) -> list[str]:
 
 def send_command(port: Port, command: str, clock: Callable[[], float] = time.monotonic) -> None:
     """Send one command and wait for Done; raises `RadarError` with the radar's answer."""
+    port.read(port.in_waiting)  # what came before is no answer to this command
     port.write(f"{command}\n".encode("ascii"))
     answer = ""
     until_s = clock() + _ANSWER_S

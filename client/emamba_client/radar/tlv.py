@@ -27,6 +27,7 @@ _MAX_TLVS = 16
 _MAX_POINTS = 4096
 _POINTS, _SIDE_INFO = 1, 7
 _POINT_BYTES, _SIDE_BYTES = 16, 4
+_NOTHING = slice(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,33 +60,47 @@ class Parser:
         )
         self._buffer = bytearray()
         self._last: int | None = None
+        # Of a packet that has not wholly come: how long the buffer must be to tell more of it.
+        self._wanted = 0
+        # Of the buffer's first bytes: how many belong to a packet that was taken.
+        self._taken = 0
 
     def feed(self, data: bytes) -> list[RadarFrame]:
-        """The frames that `data` completes."""
+        """The frames that `data` completes; in which pieces bytes come makes no difference."""
+        fresh = max(len(MAGIC), len(self._buffer) - len(MAGIC) + 1)
         self._buffer += data
+        if len(self._buffer) < self._wanted and self._buffer.find(MAGIC, fresh) < 0:
+            return []
+        self._wanted = 0
         frames = []
         at = 0
-        while True:
-            start = self._buffer.find(MAGIC, at)
-            if start < 0:
-                # The last bytes may be the beginning of a magic word.
-                start = max(at, len(self._buffer) - len(MAGIC) + 1)
-                self.counts["skipped_bytes"] += start - at
-                break
-            self.counts["skipped_bytes"] += start - at
+        while (start := self._buffer.find(MAGIC, at)) >= 0:
+            self._skip(start - at)
             try:
                 packet = _packet(self._buffer, start)
             except _DamagedError:
                 self.counts["damaged"] += 1
-                self.counts["skipped_bytes"] += len(MAGIC)
+                self._skip(len(MAGIC))
                 at = start + len(MAGIC)
                 continue
-            if packet is None:
+            if isinstance(packet, int):
+                self._wanted = packet
                 break
-            at = start + packet.size
             frames += self._take(packet)
+            # A packet that has lost the end of its padding ends with the beginning of the next.
+            self._taken = _magic_begun(self._buffer, start + packet.size)
+            at = start + packet.size - self._taken
+        else:
+            # The last bytes may be the beginning of a magic word.
+            start = max(at, len(self._buffer) - len(MAGIC) + 1)
+            self._skip(start - at)
         del self._buffer[:start]
         return frames
+
+    def _skip(self, size: int) -> None:
+        """Count bytes as outside of packets, but for those of a packet that was taken."""
+        self.counts["skipped_bytes"] += max(0, size - self._taken)
+        self._taken = max(0, self._taken - size)
 
     def _take(self, packet: _Packet) -> list[RadarFrame]:
         """The frame of a whole packet, if it has any points."""
@@ -107,24 +122,31 @@ class _Packet:
     lacks_side_info: bool
 
 
-def _packet(buffer: bytearray, start: int) -> _Packet | None:
-    """The packet at `start`, None while it may still become one; raises `_DamagedError`.
+def _magic_begun(buffer: bytearray, end: int) -> int:
+    """How many bytes before `end` are the beginning of a magic word."""
+    size = MAGIC.find(buffer[end - 1]) + 1  # the only one possible: no two of its bytes are equal
+    return size if buffer.endswith(MAGIC[:size], 0, end) else 0
+
+
+def _packet(buffer: bytearray, start: int) -> _Packet | int:
+    """The packet at `start`, or how many bytes there must be to tell more; raises `_DamagedError`.
 
     As early as can be: a false length must not hold up the packets after it.
     """
-    following = buffer.find(MAGIC, start + len(MAGIC), start + MAX_PACKET_BYTES)
-    end = following if following >= 0 else len(buffer)
-    if end - start < _HEADER.size:
-        _check(following < 0)
-        return None
+    known = len(buffer) - start
+    if known < _HEADER.size:
+        _check(buffer.find(MAGIC, start + len(MAGIC)) < 0)
+        return _HEADER.size
     _, _, size, _, number, _, objects, tlvs, _ = _HEADER.unpack_from(buffer, start)
     _check(_HEADER.size <= size <= MAX_PACKET_BYTES and size % _SEGMENT_BYTES == 0)
+    _check(tlvs <= _MAX_TLVS and objects <= _MAX_POINTS)
     # A magic word inside means that bytes were lost, and that the next packet is whole.
-    _check(tlvs <= _MAX_TLVS and objects <= _MAX_POINTS and (following < 0 or start + size <= end))
-    values = _values(buffer, start, start + size, end, tlvs)
-    if len(buffer) - start < size:
-        return None
-    points, side = values.get(_POINTS, b""), values.get(_SIDE_INFO)
+    _check(buffer.find(MAGIC, start + len(MAGIC), start + size) < 0)
+    values, wanted = _values(buffer, start, start + size, tlvs)
+    if known < wanted:
+        return wanted
+    points = buffer[values.get(_POINTS, _NOTHING)]
+    side = buffer[values[_SIDE_INFO]] if _SIDE_INFO in values else None
     _check(len(points) == _POINT_BYTES * objects)
     _check(side is None or len(side) == _SIDE_BYTES * objects)
     if not objects or side is None:
@@ -132,25 +154,25 @@ def _packet(buffer: bytearray, start: int) -> _Packet | None:
     return _Packet(size, number, _points(points, side), False)
 
 
-def _values(buffer: bytearray, start: int, end: int, known: int, tlvs: int) -> dict[int, bytes]:
-    """Values by type, as far as they have come (`known`); raises `_DamagedError` where the chain of
-    TLVs does not end in the packet's last segment."""
-    values: dict[int, bytes] = {}
+def _values(buffer: bytearray, start: int, end: int, tlvs: int) -> tuple[dict[int, slice], int]:
+    """Where values are, by type, as far as has come, and how many bytes tell more; raises
+    `_DamagedError` where the chain of TLVs does not end in the packet's last segment."""
+    values: dict[int, slice] = {}
     at = start + _HEADER.size
     for _ in range(tlvs):
         _check(at + _TLV.size <= end)
-        if at + _TLV.size > known:
-            return values
+        if at + _TLV.size > len(buffer):
+            return values, at + _TLV.size - start
         kind, length = _TLV.unpack_from(buffer, at)
         at += _TLV.size
         _check(at + length <= end and kind not in values)
-        values[kind] = bytes(buffer[at : at + length])
+        values[kind] = slice(at, at + length)
         at += length
     _check(end - at < _SEGMENT_BYTES)
-    return values
+    return values, end - start
 
 
-def _points(points: bytes, side: bytes) -> npt.NDArray[np.float32]:
+def _points(points: bytearray, side: bytearray) -> npt.NDArray[np.float32]:
     places = np.frombuffer(points, "<f4").reshape(-1, 4)
     snr = np.frombuffer(side, "<i2").reshape(-1, 2)[:, :1]
     frame = np.concatenate([places, snr.astype(np.float32)], axis=1)

@@ -8,7 +8,6 @@ and other members are left alone. A bare list is one of points.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from emamba_client.results import JOINTS
 __all__ = ["Entry", "entry_of", "read_entry"]
 
 _MAX_NUMBER = 2**53
+_MAX_TIME_S = 1e12
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def read_entry(text: bytes | str) -> Entry:
 def entry_of(document: dict[str, Any]) -> Entry:
     """The frame that an object holds; raises `InvalidInput`."""
     kind: Literal["points", "features"] = "features" if "features" in document else "points"
-    values = _array(document.get(kind), kind)
+    values = _array(document.get(kind), kind).astype(np.float32)
     if kind == "points" and not values.size:
         values = values.reshape(0, len(COLUMNS))
     if kind == "points" and (values.ndim != 2 or values.shape[1] != len(COLUMNS)):
@@ -56,20 +56,20 @@ def entry_of(document: dict[str, Any]) -> Entry:
         raise InvalidInput(f"features must have shape [8, 8, 5], not {list(values.shape)}")
     labels = None
     if document.get("labels") is not None:
-        labels = _array(document["labels"], "labels").astype(np.float64)
+        labels = _array(document["labels"], "labels")
         if labels.shape != (len(JOINTS), 3):
             raise InvalidInput(f"labels must have shape [19, 3], not {list(labels.shape)}")
     return Entry(kind, values, _number(document), _time_s(document), labels)
 
 
-def _array(value: Any, what: str) -> npt.NDArray[np.float32]:
+def _array(value: Any, what: str) -> npt.NDArray[np.float64]:
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"{what} must be a rectangular array of numbers") from error
     if not array.ndim or not np.isfinite(array).all() or np.abs(array).max(initial=0) > 1e30:
         raise InvalidInput(f"{what} must be an array of finite numbers")
-    return array.astype(np.float32)
+    return array
 
 
 def _number(document: dict[str, Any]) -> int | None:
@@ -83,6 +83,7 @@ def _time_s(document: dict[str, Any]) -> float | None:
     time_s = document.get("time_s")
     if time_s is None:
         return None
-    if type(time_s) not in (int, float) or not math.isfinite(time_s):
-        raise InvalidInput("time_s must be a finite number")
+    # An integer of JSON may be too large for a float.
+    if type(time_s) not in (int, float) or not abs(time_s) < _MAX_TIME_S:
+        raise InvalidInput(f"time_s must be a number of less than {_MAX_TIME_S:.0e} seconds")
     return float(time_s)

@@ -15,6 +15,8 @@ __all__ = ["Lines", "RadarBytes"]
 # Frames without intensity after which it is the configuration's fault.
 _WITHOUT_SIDE_INFO = 10
 _MAX_LINE_BYTES = 1024 * 1024
+# Stands for the beginning of a line that is too long; with it, no end of one is a frame.
+_TOO_LONG = b"\0"
 
 
 class RadarBytes:
@@ -52,8 +54,7 @@ class Lines:
         """The frames that `data` completes."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _MAX_LINE_BYTES:
-            self._rest = b""
-            self._counts["damaged"] += 1
+            self._rest = _TOO_LONG
         for line in lines:
             yield from self.frame(line, received_s)
 

@@ -13,18 +13,19 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from emamba_client.errors import InvalidInput
+from emamba_client.errors import ClientError, InvalidInput
 from emamba_client.inputs import COLUMNS, read_frames
-from emamba_client.radar import Parser
 from emamba_client.sources import SourceFrame
 from emamba_client.sources.entries import Entry, entry_of, read_entry
+from emamba_client.sources.feed import RadarBytes
 from emamba_client.sources.pace import Pace
 
 __all__ = ["FileSource", "read_points"]
 
 _FRAME_S = 0.1
 _LABELS = 57
-_SUFFIXES = (".jsonl", ".npz", ".npy", ".json", ".csv", ".parquet", ".bin", ".dat")
+_CAPTURES = (".bin", ".dat")
+_SUFFIXES = (".jsonl", ".npz", ".npy", ".json", ".csv", ".parquet", *_CAPTURES)
 
 
 class FileSource:
@@ -41,12 +42,11 @@ class FileSource:
         loop: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        entries = _read(path)
-        self._empty = sum(not len(entry.values) for entry in entries)
-        self._entries = [entry for entry in entries if len(entry.values)]
+        self._entries, self._counts = _read(path)
         if not self._entries:
             raise InvalidInput(f"{path} must hold at least one frame with points, but holds none")
         self._due_s = _due_s(self._entries, hz)
+        self._frame_s = 1 / hz if hz is not None else _FRAME_S
         self._loop = loop
         self._clock = clock
         self._pace = Pace(clock)
@@ -63,11 +63,13 @@ class FileSource:
         self._pace.close()
 
     def counts(self) -> dict[str, int]:
-        """Frames of the file that have no points."""
-        return {"empty": self._empty}
+        """Frames of the file that have no points, and of a capture what else was no frame."""
+        return dict(self._counts)
 
     def _plan(self) -> Iterator[tuple[float, int]]:
-        round_s = self._due_s[-1] + _FRAME_S
+        last_s = self._due_s[-1]
+        # The last frame is shown as long as the others are on average.
+        round_s = last_s + (last_s / (len(self._due_s) - 1) if last_s else self._frame_s)
         for round_ in count() if self._loop else range(1):
             for index, due_s in enumerate(self._due_s):
                 yield round_ * round_s + due_s, round_ * len(self._entries) + index
@@ -76,7 +78,7 @@ class FileSource:
 def read_points(path: Path) -> list[npt.NDArray[np.float32]]:
     """The points (n, 5) of a recording's frames, without the empty ones; those of a feature map are
     its rows that are not zero. Raises `InvalidInput`."""
-    rows = [entry.values.reshape(-1, len(COLUMNS)) for entry in _read(path)]
+    rows = [entry.values.reshape(-1, len(COLUMNS)) for entry in _read(path)[0]]
     frames = [frame[frame.any(1)] for frame in rows]
     return [frame for frame in frames if len(frame)]
 
@@ -92,22 +94,26 @@ def _due_s(entries: list[Entry], hz: float | None) -> list[float]:
     return [float(due_s) for due_s in rising]
 
 
-def _read(path: Path) -> list[Entry]:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+def _read(path: Path) -> tuple[list[Entry], dict[str, int]]:
+    """The frames that have points, and the counts of what else there is."""
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
         raise InvalidInput(f"{path} must be one of {', '.join(_SUFFIXES)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NumPy's about odd headers: the shape is checked here
-            return reader(path)
-    except InvalidInput as error:
+            if suffix in _CAPTURES:
+                return _read_capture(path)
+            entries = _READERS[suffix](path)
+    except ClientError as error:
         text = str(error)
         raise InvalidInput(text if text.startswith(str(path)) else f"{path}: {text}") from error
-    except (
-        Exception
-    ) as error:  # a damaged file makes NumPy, zipfile and pyarrow raise a dozen types
+    # A damaged file makes NumPy, zipfile and pyarrow raise a dozen types.
+    except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InvalidInput(f"{path} cannot be read ({reason})") from error
+    full = [entry for entry in entries if len(entry.values)]
+    return full, {"empty": len(entries) - len(full)}
 
 
 def _read_lines(path: Path) -> list[Entry]:
@@ -195,10 +201,14 @@ def _read_parquet(path: Path) -> list[Entry]:
     return [entry_of(row) for row in parquet.read_table(path).to_pylist()]
 
 
-def _read_capture(path: Path) -> list[Entry]:
+def _read_capture(path: Path) -> tuple[list[Entry], dict[str, int]]:
     """Bytes as a radar's UART sent them."""
-    frames = Parser().feed(path.read_bytes())
-    return [Entry("points", frame.points, frame.number) for frame in frames]
+    radar = RadarBytes()
+    frames = [
+        Entry(frame.kind, frame.values, frame.number)
+        for frame in radar.frames(path.read_bytes(), received_s=0)
+    ]
+    return frames, radar.counts()
 
 
 _READERS: dict[str, Callable[[Path], list[Entry]]] = {
@@ -208,6 +218,4 @@ _READERS: dict[str, Callable[[Path], list[Entry]]] = {
     ".json": _read_wire,
     ".csv": _read_wire,
     ".parquet": _read_parquet,
-    ".bin": _read_capture,
-    ".dat": _read_capture,
 }

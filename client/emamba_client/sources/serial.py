@@ -59,14 +59,16 @@ class SerialSource:
         try:
             if self._cli is not None:
                 for command in self._commands:
+                    if self._closed:
+                        return
                     send_command(self._cli, command)
             while not self._closed:
                 data = self._data.read(max(1, self._data.in_waiting))
                 yield from self._radar.frames(data, self._clock())
         except (serial.SerialException, OSError) as error:
             raise RadarError(
-                f"{self._data_name} must go on sending, but was lost ({error}); "
-                "is the radar still plugged in?"
+                f"the radar at {self._data_name} must go on sending, but was lost ({error}); "
+                "is it still plugged in?"
             ) from error
         finally:
             self._end()

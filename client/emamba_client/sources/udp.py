@@ -37,11 +37,12 @@ class UdpSource:
         )
         try:
             self._socket.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             self._socket.close()
+            reason = getattr(error, "strerror", None) or error
             raise InvalidInput(
                 f"--udp must be an address of this machine and a free port, but {host}:{port} "
-                f"cannot be listened on ({error.strerror})"
+                f"cannot be listened on ({reason})"
             ) from error
         self._socket.settimeout(_WAIT_S)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
