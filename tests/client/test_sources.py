@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -329,6 +330,8 @@ class FakeRadar:
 
     def say(self, answer: bytes) -> None:
         os.write(self._cli, answer)
+        # A terminal's bytes come a little later than they are written.
+        select.select([self._slaves[0]], [], [], SOON_S)
 
     def unplug(self) -> None:
         for descriptor in (self._data, *self._slaves):
