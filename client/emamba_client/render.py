@@ -17,13 +17,13 @@ def print_poses(console: Console, result: AnyResult) -> None:
     poses = result.poses if isinstance(result, PosesResult) else (result.pose,)
     total_us = result.timing_us.get("total")
     took = "" if total_us is None else f", {total_us:.0f} us in the service"
-    _print_plain(console, f"model {result.model} {result.version} on {result.engine}{took}")
+    print_plain(console, f"model {result.model} {result.version} on {result.engine}{took}")
     if result.engine_stages_us:
         stages = ", ".join(f"{name} {us:.0f}" for name, us in result.engine_stages_us.items())
-        _print_plain(console, f"in the engine: {stages} us")
+        print_plain(console, f"in the engine: {stages} us")
     for index, pose in enumerate(poses):
         if len(poses) > 1:
-            _print_plain(console, f"frame {index + 1} of {len(poses)}")
+            print_plain(console, f"frame {index + 1} of {len(poses)}")
         console.print(_pose_table(pose))
 
 
@@ -41,7 +41,8 @@ def print_models(console: Console, models: Sequence[ModelInfo]) -> None:
     console.print(table)
 
 
-def _print_plain(console: Console, text: str) -> None:
+def print_plain(console: Console, text: str) -> None:
+    """Print a line as it is, however long: nothing in it is markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

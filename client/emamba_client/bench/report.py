@@ -13,6 +13,7 @@ from rich.table import Table
 
 from emamba_client._version import __version__
 from emamba_client.bench.load import Load, Plan, Request
+from emamba_client.render import print_plain
 
 __all__ = ["document", "print_table"]
 
@@ -66,14 +67,14 @@ def document(load: Load, plan: Plan, request: Request, command: Sequence[str]) -
 
 def print_table(console: Console, run: dict[str, Any]) -> None:
     """The same for people, within 80 columns."""
-    console.print(_title(run), markup=False, highlight=False, soft_wrap=True)
+    print_plain(console, _title(run))
     table = Table(box=None, pad_edge=False)
     for name in run["latency_us"]:
         table.add_column(name, justify="right")
     table.add_row(*("" if us is None else f"{us:,.0f}" for us in run["latency_us"].values()))
     console.print(table)
     for line in _lines(run):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_plain(console, line)
 
 
 def _title(run: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from emamba_client._stream_wire import Hello
 from emamba_client.live.braille import Braille
 from emamba_client.live.session import Event, Step
 from emamba_client.live.summary import Summary
+from emamba_client.render import print_plain
 from emamba_client.results import JOINTS
 
 __all__ = ["JsonView", "LinesView", "PictureView", "QuietView", "View"]
@@ -61,29 +62,29 @@ class LinesView:
 
     def start(self, hello: Hello, what: str) -> None:
         """Say who computes."""
-        _plain(self._console, f"{what} to {hello.model} {hello.version} on {hello.engine}")
+        print_plain(self._console, f"{what} to {hello.model} {hello.version} on {hello.engine}")
 
     def step(self, step: Step, summary: Summary) -> None:
         """Number, head and latency of a frame, or why it has none."""
         if step.answer.problem is not None:
-            _plain(self._console, f"{step.frame.number:6}  {step.answer.problem.detail}")
+            print_plain(self._console, f"{step.frame.number:6}  {step.answer.problem.detail}")
             return
         joints = step.answer.joints
         head = "" if joints is None else " ".join(f"{v:6.2f}" for v in joints[JOINTS.index("Head")])
         mae = "" if step.mae_cm is None else f"  MAE {step.mae_cm:5.1f} cm"
-        _plain(
+        print_plain(
             self._console,
             f"{step.frame.number:6}  head {head} m{mae}  {1000 * step.latency_s:6.1f} ms",
         )
 
     def event(self, event: Event) -> None:
         """One line."""
-        _plain(self._console, event.sentence)
+        print_plain(self._console, event.sentence)
 
     def end(self, summary: Summary, more: list[str]) -> None:
         """The summary's lines."""
         for line in [*summary.lines(), *more]:
-            _plain(self._console, line)
+            print_plain(self._console, line)
 
 
 class QuietView(LinesView):
@@ -133,7 +134,6 @@ class PictureView:
         self._clock = clock
         self._drawn_s = -1.0
         self._title = ""
-        self._event = ""
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def start(self, hello: Hello, what: str) -> None:
@@ -147,12 +147,10 @@ class PictureView:
         if now_s - self._drawn_s < _LEAST_S:
             return
         self._drawn_s = now_s
-        self._event = ""
         self._live.update(self._screen(step, summary), refresh=True)
 
     def event(self, event: Event) -> None:
-        """Show it in place of the figures' last line until frames come again."""
-        self._event = event.sentence
+        """Show it in place of the picture until frames come again."""
         self._live.update(Text(event.sentence, style="yellow"), refresh=True)
 
     def end(self, summary: Summary, more: list[str]) -> None:
@@ -221,10 +219,6 @@ def _figures(step: Step, summary: Summary) -> Table:
 
 def _unit(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.1f} {unit}"
-
-
-def _plain(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _json(document: dict[str, Any]) -> None:

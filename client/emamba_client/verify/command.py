@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import httpx
 import typer
 
-from emamba_client._arguments import DEFAULT_URL
+from emamba_client._arguments import DEFAULT_URL, request_headers
 from emamba_client._wire import network_error
 from emamba_client.client import Client
 from emamba_client.command_line import AsJson, Token, Url, bad_option, sentences
@@ -56,10 +56,11 @@ def verify(
         check_same_package(local, models)
         asked = Asked(points, local.maps(points))
         expected = local.joints(asked.maps)
-        headers = {} if token is None else {"authorization": f"Bearer {token}"}
         differences: list[Difference] = []
         try:
-            with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S) as http:
+            with httpx.Client(
+                base_url=url, headers=request_headers(token), timeout=_TIMEOUT_S
+            ) as http:
                 service = Service(http, url, token, local.name, local.version)
                 for way in WAYS:
                     difference = compare(way.name, way.ask(service, asked), expected)

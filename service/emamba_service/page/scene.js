@@ -92,7 +92,7 @@ export class Scene {
 // The style sheet's colours, for canvases.
 export function colours() {
   const style = getComputedStyle(document.documentElement);
-  const names = ["left", "right", "spine", "labels", "grid", "quiet", "text", "line", "accent", "toward", "still", "away"];
+  const names = ["left", "right", "spine", "labels", "grid", "quiet", "accent", "toward", "still", "away"];
   return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 

@@ -44,7 +44,7 @@ export class Vitals {
   show(vitals) {
     const one = vitals.models.find(({ model }) => model === this.model()) ?? vitals.models[0];
     if (one) engine(one);
-    $("total").textContent = vitals.models.reduce((sum, { frames }) => sum + frames, 0).toLocaleString("en");
+    $("total").textContent = sum(vitals).toLocaleString("en");
     shadow(vitals.shadow);
     measured("power", vitals.power_w, ([group, watts]) => `${GROUPS[group] ?? group} ${watts.toFixed(2)} W`);
     measured("temperature", vitals.temperature_c, ([sensor, value]) => `${sensor} ${value.toFixed(1)} °C`);

@@ -383,7 +383,8 @@ class Streams:
                 ask = Ask(stream.client, self._clock())
                 answered = await self._inference.run(stream.loaded, np.stack(maps), ask)
                 joints = list(answered.values)
-                computed = {"engine": answered.engine, "timing_us": answered.timing_us}
+                if stream.is_timed or stream.channel is not None:
+                    computed = {"engine": answered.engine, "timing_us": answered.timing_us}
             except ServiceError as error:
                 failure = error
         poses = iter(joints)
