@@ -25,8 +25,10 @@ from torch.nn import functional
 
 from emamba.config import ModelConfig
 from emamba.model.approximation import EXP, SILU, Exact
+from emamba.model.fused import Rounding, available, mix
 from emamba.model.norm import NORMS, RangeNorm
 from emamba.model.numerics import FloatNumerics, Numerics
+from emamba.model.scan import selective_scan
 
 __all__ = ["EMamba", "MambaBlock", "count_parameters"]
 
@@ -53,13 +55,16 @@ class Stage(nn.Module):
 class MambaBlock(Stage):
     """Range norm, in_proj, conv1d, selective scan, SiLU gate, out_proj, residual.
 
-    `tables` are the network's SiLU and exp, shared by its blocks and so passed in.
+    `tables` are the network's SiLU and exp, shared by its blocks and so passed in. With `fused`,
+    what lies between in_proj and out_proj is computed at once where numerics and device permit:
+    the same numbers up to the float's own precision, sooner.
     """
 
     def __init__(self, config: ModelConfig, name: str, numerics: Numerics, norm: str) -> None:
         super().__init__(name, numerics)
         d, n, r = config.d_inner, config.d_state, config.dt_rank
         self.config = config
+        self.fused = False
         self.norm = NORMS[norm](f"{name}norm", numerics, config.d_model)
         self.in_proj = nn.Linear(config.d_model, 2 * d, bias=False)
         self.conv1d = nn.Conv1d(d, d, config.d_conv, groups=d, padding=config.d_conv - 1)
@@ -79,12 +84,18 @@ class MambaBlock(Stage):
 
     def forward(self, x: Tensor, tables: nn.ModuleDict) -> Tensor:
         """(b, l, d_model) -> (b, l, d_model)."""
-        pre, z = self._in_proj(x)
-        weight = self.w("conv1d.weight", self.conv1d.weight)
-        bias = self.w("conv1d.bias", self.conv1d.bias)  # type: ignore[arg-type]
-        window = functional.pad(pre.transpose(1, 2), (self.config.d_conv - 1, 0))
-        conv = functional.conv1d(window, weight, bias, groups=self.config.d_inner)
-        u = self.q("u", conv.transpose(1, 2))
+        both = self.linear(self.in_proj, "in_proj", self.norm(x))
+        fusion = self.numerics.fusion(self.stage_name, tables) if self.fused else None
+        if fusion is not None and both.device.type == "cpu" and available():
+            return self._add(x, self._at_once(both, fusion.rounding))
+        if fusion is not None and fusion.rounding is None:
+            return self._add(x, self._in_chunks(both, tables))
+        return self._add(x, self._in_steps(both, tables))
+
+    def _in_steps(self, both: Tensor, tables: nn.ModuleDict) -> Tensor:
+        """in_proj's output (b, l, 2 d) -> g (b, l, d), token by token: the reference."""
+        pre, z = self._halves(both)
+        u = self._conv(functional.pad(pre.transpose(1, 2), (self.config.d_conv - 1, 0)))
         dA, dBu, C = self._discretise(u, tables)
         h = dBu.new_zeros(dBu[:, 0].shape)
         states = []
@@ -92,35 +103,65 @@ class MambaBlock(Stage):
         for dA_t, dBu_t in zip(dA.unbind(1), dBu.unbind(1), strict=True):
             wide, h = self._recur(dA_t, h, dBu_t)
             states.append(wide)
-        y = self._read(torch.stack(states, 1), C, u)
-        return self._out(x, y, z, tables)
+        return self._gate(self._read(torch.stack(states, 1), C, u), z, tables)
+
+    def _in_chunks(self, both: Tensor, tables: nn.ModuleDict) -> Tensor:
+        """`_in_steps` on floats, the scan vectorised."""
+        pre, z = self._halves(both)
+        u = self._conv(functional.pad(pre.transpose(1, 2), (self.config.d_conv - 1, 0)))
+        delta, B, C = self._project(u)
+        y = selective_scan(u, delta, -self.A_log.exp(), B, C) + self.D * u
+        return self._gate(y, z, tables)
+
+    def _at_once(self, both: Tensor, rounding: Rounding | None) -> Tensor:
+        """`_in_steps` as one operation."""
+        return mix(
+            both,
+            self.w("conv1d.weight", self.conv1d.weight)[:, 0],
+            self.w("conv1d.bias", self.conv1d.bias),  # type: ignore[arg-type]
+            self.w("x_proj.weight", self.x_proj.weight),
+            self.w("dt_proj.weight", self.dt_proj.weight),
+            self.w("dt_proj.bias", self.dt_proj.bias),
+            self.w("A", -self.A_log.exp()),
+            self.w("D", self.D),
+            rounding,
+        )
 
     def step(
         self, x: Tensor, window: Tensor, h: Tensor, tables: nn.ModuleDict
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One token (b, d_model) with the conv window (b, d, d_conv - 1) and state h (b, d, n)."""
-        pre, z = self._in_proj(x[:, None])
+        both = self.linear(self.in_proj, "in_proj", self.norm(x[:, None]))
+        pre, z = self._halves(both)
         window = torch.cat([window, pre.transpose(1, 2)], -1)
-        weight = self.w("conv1d.weight", self.conv1d.weight)
-        bias = self.w("conv1d.bias", self.conv1d.bias)  # type: ignore[arg-type]
-        conv = functional.conv1d(window, weight, bias, groups=self.config.d_inner)
-        u = self.q("u", conv.transpose(1, 2))
+        u = self._conv(window)
         dA, dBu, C = self._discretise(u, tables)
         wide, h = self._recur(dA[:, 0], h, dBu[:, 0])
-        y = self._read(wide[:, None], C, u)
-        return self._out(x[:, None], y, z, tables)[:, 0], window[..., 1:], h
+        g = self._gate(self._read(wide[:, None], C, u), z, tables)
+        return self._add(x[:, None], g)[:, 0], window[..., 1:], h
 
-    def _in_proj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        both = self.linear(self.in_proj, "in_proj", self.norm(x))
+    def _halves(self, both: Tensor) -> tuple[Tensor, Tensor]:
         pre, z = both.chunk(2, -1)
         return self.q("x", pre), self.q("z", z)
 
-    def _discretise(self, u: Tensor, tables: nn.ModuleDict) -> tuple[Tensor, Tensor, Tensor]:
-        """dA, dB * u (b, l, d, n) and C (b, l, n) from u (b, l, d)."""
+    def _conv(self, window: Tensor) -> Tensor:
+        """u (b, l, d) of x with the tokens before it, (b, d, d_conv - 1 + l)."""
+        weight = self.w("conv1d.weight", self.conv1d.weight)
+        bias = self.w("conv1d.bias", self.conv1d.bias)  # type: ignore[arg-type]
+        conv = functional.conv1d(window, weight, bias, groups=self.config.d_inner)
+        return self.q("u", conv.transpose(1, 2))
+
+    def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """delta (b, l, d), B and C (b, l, n) from u (b, l, d)."""
         r, n = self.config.dt_rank, self.config.d_state
         dt, B, C = torch.split(self.linear(self.x_proj, "x_proj", u), [r, n, n], -1)
         dt, B, C = self.q("dt", dt), self.q("B", B), self.q("C", C)
-        delta = self.q("delta", functional.relu(self.linear(self.dt_proj, "dt_proj", dt)))
+        delta = functional.relu(self.linear(self.dt_proj, "dt_proj", dt))
+        return self.q("delta", delta), B, C
+
+    def _discretise(self, u: Tensor, tables: nn.ModuleDict) -> tuple[Tensor, Tensor, Tensor]:
+        """dA, dB * u (b, l, d, n) and C (b, l, n) from u (b, l, d)."""
+        delta, B, C = self._project(u)
         A = self.w("A", -self.A_log.exp())
         argument = self.q("dt_A", delta[..., None] * A)
         # A learned table may leave exp's range by a little; a state must never grow by itself.
@@ -137,10 +178,13 @@ class MambaBlock(Stage):
         """`y = C h + D u`, (b, l, d)."""
         return self.q("y", (states * C[:, :, None]).sum(-1) + self.w("D", self.D) * u)
 
-    def _out(self, x: Tensor, y: Tensor, z: Tensor, tables: nn.ModuleDict) -> Tensor:
-        """Gate, project and add to the residual stream x."""
+    def _gate(self, y: Tensor, z: Tensor, tables: nn.ModuleDict) -> Tensor:
+        """`y * silu(z)`."""
         gate = self.numerics.table(self.stage_name + "gate", tables["silu"], z)
-        g = self.q("g", y * gate)
+        return self.q("g", y * gate)
+
+    def _add(self, x: Tensor, g: Tensor) -> Tensor:
+        """Project g and add it to the residual stream x."""
         return self.numerics.activation("residual", x + self.linear(self.out_proj, "out_proj", g))
 
 
@@ -173,6 +217,11 @@ class EMamba(Stage):
         for module in self.modules():
             if isinstance(module, (Stage, RangeNorm)):
                 module.numerics = numerics
+
+    def set_fused(self, fused: bool) -> None:
+        """Compute blocks at once from now on, where that is possible, or step by step again."""
+        for block in self.blocks:
+            block.fused = fused  # type: ignore[assignment]
 
     def tokens(self, maps: Tensor) -> Tensor:
         """(b, height, width, channels) -> (b, n_tokens, patch_dim), row-major patches."""

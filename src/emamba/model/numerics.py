@@ -10,6 +10,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from emamba.model.approximation import Exact
+from emamba.model.fused import Fusion
+
 __all__ = ["FloatNumerics", "Numerics"]
 
 
@@ -36,6 +39,10 @@ class Numerics(Protocol):
         """`function(x)`, an approximation table, rounded to the format `name`."""
         ...
 
+    def fusion(self, block: str, tables: nn.ModuleDict) -> Fusion | None:
+        """How `block`, a prefix of names, may be computed at once; None: only step by step."""
+        ...
+
 
 class FloatNumerics:
     """Plain float arithmetic: nothing is rounded."""
@@ -55,3 +62,7 @@ class FloatNumerics:
     def table(self, name: str, function: nn.Module, x: Tensor) -> Tensor:
         out: Tensor = function(x)
         return out
+
+    def fusion(self, block: str, tables: nn.ModuleDict) -> Fusion | None:
+        exact = all(isinstance(table, Exact) for table in tables.values())
+        return Fusion() if exact else None

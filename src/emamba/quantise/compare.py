@@ -13,6 +13,7 @@ from emamba.edges import quantise
 from emamba.fixed import IntegerModel, Mirror
 from emamba.fixed.model import activation_widths, block_names
 from emamba.model import EMamba, FloatNumerics
+from emamba.model.fused import Fusion
 
 __all__ = ["StageError", "compare_stages"]
 
@@ -40,6 +41,9 @@ class _Keeping(FloatNumerics):
     def activation(self, name: str, value: Tensor) -> Tensor:
         self.kept.setdefault(name, []).append(value)
         return value
+
+    def fusion(self, block: str, tables: nn.ModuleDict) -> Fusion | None:
+        return None
 
     def table(self, name: str, function: nn.Module, x: Tensor) -> Tensor:
         return self.activation(name, super().table(name, function, x))

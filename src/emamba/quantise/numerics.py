@@ -19,6 +19,7 @@ from emamba.fixed import IntegerTable
 from emamba.fixed.model import DIVISOR_WIDTH, UNIT_FRAC
 from emamba.fixed.tables import TABLES
 from emamba.model import FloatNumerics
+from emamba.model.fused import ROUNDED, Fusion, Rounding
 
 __all__ = ["FakeQuantNumerics", "ObservingNumerics"]
 
@@ -43,6 +44,9 @@ class ObservingNumerics(FloatNumerics):
         self._keep(name, out)
         self._keep(f"{name}.argument", x)
         return out
+
+    def fusion(self, block: str, tables: nn.ModuleDict) -> Fusion | None:
+        return None
 
     def samples(self, name: str) -> Tensor:
         """Every kept value of `name`, flat; the extremes of each call are among them."""
@@ -116,3 +120,11 @@ class FakeQuantNumerics:
         row = (x.detach() / x_format.lsb).long() + x_format.max_int
         exact = self._dense[f"{block}.{kind}"][row].to(x.dtype) * self.formats[name].lsb
         return _replace(function(x), exact)
+
+    def fusion(self, block: str, tables: nn.ModuleDict) -> Fusion | None:
+        formats = {name: self.formats[block + name] for name in ROUNDED}
+        exp, silu = (
+            self._dense[block + kind].float() * self.formats[block + result].lsb
+            for kind, (_, result) in (("exp", TABLES["exp"]), ("silu", TABLES["silu"]))
+        )
+        return Fusion(Rounding(formats, exp, silu))
