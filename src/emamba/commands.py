@@ -19,9 +19,9 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from emamba import __version__
-from emamba.data import DataError, MarsSplit, read_mars
+from emamba.data import DATASETS, DataError, ImageSplit, MarsSplit, read_images, read_mars
 from emamba.engines import EngineError, open_engine
-from emamba.evaluate import in_batches, pose_report
+from emamba.evaluate import class_report, in_batches, pose_report
 from emamba.export import export_hls
 from emamba.export.image import ImageError
 from emamba.export.pipeline import TapError
@@ -53,6 +53,12 @@ app.add_typer(build_app, name="build")
 DataFolder = Annotated[
     Path, typer.Option("--data", help="MARS as cloned (feature/*.npy) or as mars_<split>.npz.")
 ]
+ImageFolder = Annotated[
+    Path, typer.Option("--data", help="Folder with the data set's files, as downloaded.")
+]
+AnyFolder = Annotated[
+    Path, typer.Option("--data", help="Folder of the model's data set: MARS or images.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, alone on stdout.")]
 
 
@@ -76,14 +82,14 @@ def root(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A package folder or a float .safetensors.")],
-    data: DataFolder,
+    data: AnyFolder,
     engine: Annotated[
         str, typer.Option(help="Engine of a package; a checkpoint's is `float`.")
     ] = "auto",
-    split: Annotated[str, typer.Option(help="train, validate or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, test or, of MARS, validate.")] = "test",
     as_json: AsJson = False,
 ) -> None:
-    """Accuracy in the data set's own metric: overall, per axis, joint, subject and movement."""
+    """Accuracy in the data set's own metric: errors of poses, `accuracy` (0..1) of images."""
     if split not in ("train", "validate", "test"):
         raise UserError(f"--split must be train, validate or test, not {split!r}")
     report = (
@@ -93,21 +99,22 @@ def evaluate(
     )
     if as_json:
         typer.echo(json.dumps(report, allow_nan=False))
+    elif "accuracy" in report:
+        _print_classes(report)
     else:
         _print_report(report)
 
 
 def _evaluate_package(folder: Path, data: Path, engine: str, split: str) -> dict[str, Any]:
     package = load_package(folder)
-    _pose_task(package.task)
+    frames = _read_split(package.task, data, split)
     running = open_engine(engine, package.model)
-    frames = read_mars(data, split)  # type: ignore[arg-type]
     started = time.perf_counter()
-    outputs = in_batches(running.run, package.encode(frames.features))
+    answers = in_batches(lambda part: running.run(package.encode(part)), _inputs(frames))
     seconds = time.perf_counter() - started
     running.close()
     return {
-        **pose_report(package.decode(outputs), frames),
+        **_report(package.decode(answers), frames),
         "parameters": package.model.n_parameters,
         "int8_bytes": package.model.int8_bytes,
         "engine": running.info.name,
@@ -122,15 +129,15 @@ def _evaluate_checkpoint(path: Path, data: Path, engine: str, split: str) -> dic
         raise UserError(f"the engine of a float checkpoint is float, not {engine!r}")
     _need_torch()
     from emamba.model import count_parameters  # noqa: PLC0415 - torch only where it is needed
-    from emamba.train.mars import predict  # noqa: PLC0415
+    from emamba.train.predict import predict  # noqa: PLC0415
 
     checkpoint = _load_checkpoint(path)
-    frames = read_mars(data, split)  # type: ignore[arg-type]
+    frames = _read_split(checkpoint.task, data, split)
     started = time.perf_counter()
-    joints = predict(checkpoint.network, _pose_task(checkpoint.task), frames.features)
+    answers = predict(checkpoint.network, checkpoint.task, _inputs(frames))
     seconds = time.perf_counter() - started
     return {
-        **pose_report(joints, frames),
+        **_report(answers, frames),
         "parameters": count_parameters(checkpoint.network),
         "int8_bytes": None,
         "engine": "float",
@@ -141,11 +148,36 @@ def _evaluate_checkpoint(path: Path, data: Path, engine: str, split: str) -> dic
     }
 
 
+def _read_split(task: Task, folder: Path, split: str) -> MarsSplit | ImageSplit:
+    """The split of the data set that `task` is about; raises `UserError`, `DataError`."""
+    if isinstance(task, PoseTask):
+        return read_mars(folder, split)  # type: ignore[arg-type]
+    if split == "validate":
+        raise UserError("--split must be train or test: images have no validate split")
+    for name, dataset in DATASETS.items():
+        if (dataset.classes, dataset.shape) == (task.classes, task.shape):
+            return read_images(name, folder, split)
+    raise UserError(
+        f"the model's classes must be those of {' or '.join(DATASETS)}, but are "
+        f"{', '.join(task.classes)}"
+    )
+
+
+def _inputs(frames: MarsSplit | ImageSplit) -> Any:
+    return frames.features if isinstance(frames, MarsSplit) else frames.images
+
+
+def _report(answers: Any, frames: MarsSplit | ImageSplit) -> dict[str, Any]:
+    if isinstance(frames, MarsSplit):
+        return pose_report(answers, frames)
+    return class_report(answers, frames)
+
+
 @app.command()
 def compare(
     checkpoint: Annotated[Path, typer.Argument(help="Float .safetensors.")],
     package: Annotated[Path, typer.Argument(help="Package folder made from it.")],
-    data: DataFolder,
+    data: AnyFolder,
     frames: Annotated[int, typer.Option(min=1, help="Test frames, evenly taken.")] = 1000,
     as_json: AsJson = False,
 ) -> None:
@@ -153,10 +185,11 @@ def compare(
     _need_torch()
     from emamba.quantise import compare_stages  # noqa: PLC0415
 
-    loaded, split = load_package(package), read_mars(data, "test")
+    loaded = load_package(package)
+    test = _inputs(_read_split(loaded.task, data, "test"))
     float_twin = _load_checkpoint(checkpoint)
-    chosen = split.features[:: max(1, len(split) // frames)][:frames]
-    inputs = _pose_task(loaded.task).encode(chosen)
+    chosen = test[:: max(1, len(test) // frames)][:frames]
+    inputs = loaded.task.encode(chosen)
     errors = compare_stages(float_twin.network, loaded.model, inputs)
     if as_json:
         rows = [dataclasses.asdict(error) for error in errors]
@@ -169,7 +202,7 @@ def compare(
     Console().print(table)
 
 
-def _about(split: str, frames: MarsSplit, seconds: float) -> dict[str, Any]:
+def _about(split: str, frames: MarsSplit | ImageSplit, seconds: float) -> dict[str, Any]:
     return {
         "split": split,
         "data": frames.origin,
@@ -179,14 +212,36 @@ def _about(split: str, frames: MarsSplit, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print_report(report: dict[str, Any]) -> None:
-    console = Console()
+def _print_head(console: Console, report: dict[str, Any]) -> None:
     console.print(
         f"{report['package'] or 'float checkpoint'} · engine {report['engine']} · "
         f"{report['frames']} frames of {report['split']} · {report['data']}"
     )
     size = "" if report["int8_bytes"] is None else f" · {report['int8_bytes']} INT8 bytes"
     console.print(f"{report['parameters']} parameters{size}")
+
+
+def _print_classes(report: dict[str, Any]) -> None:
+    console = Console()
+    _print_head(console, report)
+    console.print(
+        f"accuracy {report['accuracy']:.4f} · expected calibration error "
+        f"{report['calibration_error']:.4f} (measured)"
+    )
+    table = Table("class", "accuracy", "taken most often for", title="By class (measured)")
+    table.columns[1].justify = "right"
+    names = list(report["per_class"])
+    for number, (name, share) in enumerate(report["per_class"].items()):
+        row = list(report["confusion"][number])
+        row[number] = -1
+        other = int(np.argmax(row))
+        table.add_row(name, f"{share:.4f}", f"{names[other]} ({row[other]})")
+    console.print(table)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    console = Console()
+    _print_head(console, report)
     table = Table("", "MAE (cm)", "RMSE (cm)", title="Errors (measured)")
     table.columns[1].justify = table.columns[2].justify = "right"
     _add_row(table, "all", report)
@@ -232,6 +287,70 @@ def train_mars_command(
     package = out / "packages" / "mars" / version
     console.print(f"package: {package}")
     _build_ahead(package)
+
+
+def _train_images(
+    dataset: str, data: Path, out: Path, model: str, version: str, seed: int, threads: int
+) -> None:
+    """Train one of a data set's models from data to package."""
+    _need_torch()
+    import torch  # noqa: PLC0415
+
+    from emamba.train.image_recipes import RECIPES  # noqa: PLC0415
+    from emamba.train.images import train_images  # noqa: PLC0415
+
+    names = [name for name, recipe in RECIPES.items() if recipe.dataset == dataset]
+    if model not in names:
+        raise UserError(f"--model must be one of {', '.join(names)}, not {model!r}")
+    recipe = dataclasses.replace(RECIPES[model], seed=seed)
+    torch.set_num_threads(threads)
+    with _resumable(out), ProgressDisplay() as progress:
+        record = train_images(data, out, model, version, recipe, progress)
+    table = Table("", "accuracy", title="Held-out training images (measured)")
+    for name, row in record["held_out"].items():
+        table.add_row(name, f"{row['accuracy']:.4f}")
+    Console().print(table)
+    table = Table("", "accuracy", "calibration error", title=f"Test, {record['test']['frames']}")
+    for name in ("float", "mirror"):
+        row = record["test"][name]
+        table.add_row(name, f"{row['accuracy']:.4f}", f"{row['calibration_error']:.4f}")
+    Console().print(table)
+    package = out / "packages" / model / version
+    Console().print(f"package: {package}")
+    _build_ahead(package)
+
+
+_Model = Annotated[str, typer.Option(help="Which size: the package's name.")]
+_Version = Annotated[str, typer.Option("--model-version", help="Version of the package.")]
+_Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+_Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+_Out = Annotated[Path, typer.Option(help="Folder of the runs; a second call resumes.")]
+
+
+@train_app.command("fashion-mnist")
+def train_fashion_mnist_command(
+    data: ImageFolder,
+    out: _Out = Path("runs/fashion-mnist"),
+    model: _Model = "fashion-mnist",
+    version: _Version = "1",
+    seed: _Seed = 0,
+    threads: _Threads = 2,
+) -> None:
+    """Train Fashion-MNIST from data to package: teacher, float network, tables, integers."""
+    _train_images("fashion-mnist", data, out, model, version, seed, threads)
+
+
+@train_app.command("cifar10")
+def train_cifar10_command(
+    data: ImageFolder,
+    out: _Out = Path("runs/cifar10"),
+    model: _Model = "cifar10",
+    version: _Version = "1",
+    seed: _Seed = 0,
+    threads: _Threads = 2,
+) -> None:
+    """Train CIFAR-10 from data to package: teacher, float network, tables, integers."""
+    _train_images("cifar10", data, out, model, version, seed, threads)
 
 
 def _build_ahead(folder: Path) -> None:
@@ -479,13 +598,6 @@ def _load_checkpoint(path: Path) -> Checkpoint:
         return load_checkpoint(path)
     except CheckpointError as error:
         raise UserError(str(error)) from error
-
-
-def _pose_task(task: Task) -> PoseTask:
-    """`task`, as --data is MARS; raises `UserError` for one of another kind."""
-    if not isinstance(task, PoseTask):
-        raise UserError(f"the model must be of kind {PoseTask.kind}, as --data is, not {task.kind}")
-    return task
 
 
 def _need_torch() -> None:

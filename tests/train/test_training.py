@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from emamba.package import PackageError, find_packages, load_package
+from emamba.package import PackageError, load_package
 from emamba.tasks.mars import feature_map
 from emamba.train.augment import Augmentation, normalise
 from emamba.train.checkpoint import CheckpointError, load_checkpoint
 from emamba.train.loop import Fit, Schedule, fit
-from emamba.train.mars import MarsRecipe, predict, predict_integers, train_mars
+from emamba.train.mars import MarsRecipe, train_mars
 from emamba.train.mars_data import read_training_data
+from emamba.train.predict import predict, predict_integers
 from emamba.train.record import OtherRun
 from made_up_mars import write_data
 from random_models import MARS_CONFIG, pose_task
@@ -159,6 +160,6 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
 
 
 def test_recipe_is_the_shipped_config() -> None:
-    models = Path(__file__).resolve().parents[2] / "models"
-    assert MarsRecipe().config == load_package(find_packages(models)[-1]).model.config
+    newest = Path(__file__).resolve().parents[2] / "models" / "mars" / "1"
+    assert MarsRecipe().config == load_package(newest).model.config
     assert MarsRecipe().config.d_model == MARS_CONFIG.d_model

@@ -20,8 +20,9 @@ from emamba.evaluate import pose_report
 from emamba.model import EMamba, count_parameters
 from emamba.quantise import calibrate, to_integer_model
 from emamba.train.loop import Progress, Schedule
-from emamba.train.mars import MARS_CONFIG, MarsRecipe, MarsRun, predict_integers
+from emamba.train.mars import MARS_CONFIG, MarsRecipe, MarsRun
 from emamba.train.mars_data import TrainingData
+from emamba.train.predict import predict_integers
 from emamba.train.record import claim_folder
 
 __all__ = ["Budget", "search_mars"]

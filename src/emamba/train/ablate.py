@@ -8,8 +8,9 @@ from pathlib import Path
 from emamba.evaluate import pose_report
 from emamba.model.norm import NORMS
 from emamba.train.loop import Progress, Schedule
-from emamba.train.mars import MarsRecipe, MarsRun, predict
+from emamba.train.mars import MarsRecipe, MarsRun
 from emamba.train.mars_data import TrainingData
+from emamba.train.predict import predict
 from emamba.train.record import claim_folder
 
 __all__ = ["compare_norms"]

@@ -133,7 +133,10 @@ class _Run:
     def _average(self, step: int) -> None:
         decay = min(self.schedule.ema, (1 + step) / (10 + step))
         live = self.job.network.state_dict()
-        torch._foreach_lerp_(list(self.average.values()), list(live.values()), 1 - decay)
+        floats = [key for key, value in live.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.average[key] for key in floats], [live[key] for key in floats], 1 - decay
+        )
 
     def _record(self, loss: float, started: float) -> dict[str, float]:
         row = {"epoch": float(self.epoch), "loss": loss}

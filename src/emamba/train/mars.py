@@ -20,12 +20,12 @@ from torch.nn import functional
 
 from emamba.config import Fixed, ModelConfig
 from emamba.data import MarsSplit, read_mars
-from emamba.evaluate import in_batches, pose_errors, pose_report
-from emamba.fixed import IntegerModel, Mirror
+from emamba.evaluate import pose_errors, pose_report
+from emamba.fixed import IntegerModel
 from emamba.fixed.model import block_names
 from emamba.fixed.tables import TABLES
 from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear, count_parameters
-from emamba.package import decode, encode, new_folder, write_package
+from emamba.package import new_folder, write_package
 from emamba.quantise import FakeQuantNumerics, calibrate, observe, to_integer_model
 from emamba.quantise.convert import integer_tables
 from emamba.tasks import PoseTask
@@ -33,10 +33,11 @@ from emamba.train.augment import Augmentation, normalise
 from emamba.train.checkpoint import save_checkpoint
 from emamba.train.loop import Fit, Progress, Schedule, fit
 from emamba.train.mars_data import TrainingData, read_training_data
+from emamba.train.predict import predict, predict_integers
 from emamba.train.record import claim_folder, environment, git_revision, plot_curves, write_record
 from emamba.train.teacher import PointSetTeacher
 
-__all__ = ["MARS_CONFIG", "MarsRecipe", "MarsRun", "predict", "predict_integers", "train_mars"]
+__all__ = ["MARS_CONFIG", "MarsRecipe", "MarsRun", "train_mars"]
 
 Joints = npt.NDArray[np.float64]
 
@@ -176,26 +177,6 @@ class MarsRun:
         points = torch.from_numpy(self.data.held_out.features).reshape(-1, 64, 5)
         joints = torch.cat([self._joints(network, chunk) for chunk in torch.split(points, 512)])
         return pose_errors((joints.numpy() - self.data.held_out.labels)[..., None])
-
-
-def predict(network: EMamba, task: PoseTask, features: npt.NDArray[np.float32]) -> Joints:
-    """A float network's joints (n, 19, 3) in metres from checked maps."""
-    dtype = network.patch_embed.weight.dtype
-
-    def run(maps: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        with torch.no_grad():
-            outputs: Tensor = network(torch.from_numpy(maps).to(dtype))
-        return outputs.double().numpy()
-
-    return task.decode(in_batches(run, task.encode(features)))
-
-
-def predict_integers(
-    model: IntegerModel, task: PoseTask, features: npt.NDArray[np.float32]
-) -> Joints:
-    """The mirror's joints (n, 19, 3) in metres from checked maps."""
-    outputs = in_batches(Mirror(model).run, encode(model, task, features))
-    return decode(model, task, outputs)
 
 
 def train_mars(

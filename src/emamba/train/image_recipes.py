@@ -1,0 +1,59 @@
+"""The image models that ship: sizes, and how long each learns."""
+
+from __future__ import annotations
+
+from emamba.config import ModelConfig
+from emamba.data import DATASETS
+from emamba.train.images import ImageRecipe
+from emamba.train.images_data import ImageAugmentation
+from emamba.train.loop import Schedule
+
+__all__ = ["RECIPES"]
+
+_TEACHERS = {
+    "fashion-mnist": Schedule(epochs=6, lr=4e-3, weight_decay=0.02),
+    "cifar10": Schedule(epochs=12, lr=4e-3, weight_decay=0.02),
+}
+_AUGMENTATIONS = {
+    "fashion-mnist": ImageAugmentation(shift=2),
+    "cifar10": ImageAugmentation(shift=4),
+}
+
+
+def _recipe(
+    dataset: str, epochs: int, d_model: int, n_layer: int, head_width: int, dt_rank: int = 1
+) -> ImageRecipe:
+    height, width, channels = DATASETS[dataset].shape
+    config = ModelConfig(
+        input_height=height,
+        input_width=width,
+        input_channels=channels,
+        n_outputs=len(DATASETS[dataset].classes),
+        d_model=d_model,
+        n_layer=n_layer,
+        d_state=4,
+        d_conv=4,
+        expand=2,
+        dt_rank=dt_rank,
+        patch=4,
+        head_width=head_width,
+    )
+    return ImageRecipe(
+        dataset=dataset,
+        config=config,
+        augmentation=_AUGMENTATIONS[dataset],
+        teacher_schedule=_TEACHERS[dataset],
+        float_schedule=Schedule(epochs=epochs, lr=4e-3, weight_decay=0.02, evaluate_every=2),
+        integers_schedule=Schedule(epochs=1, lr=5e-4, weight_decay=0.0, ema=0.99),
+    )
+
+
+# By the package's name.
+RECIPES = {
+    "fashion-mnist": _recipe("fashion-mnist", 12, d_model=32, n_layer=4, head_width=14),
+    "fashion-mnist-medium": _recipe("fashion-mnist", 10, d_model=24, n_layer=2, head_width=12),
+    "fashion-mnist-small": _recipe("fashion-mnist", 10, d_model=16, n_layer=2, head_width=10),
+    "cifar10": _recipe("cifar10", 24, d_model=72, n_layer=4, head_width=16, dt_rank=2),
+    "cifar10-medium": _recipe("cifar10", 12, d_model=48, n_layer=3, head_width=16),
+    "cifar10-small": _recipe("cifar10", 12, d_model=32, n_layer=2, head_width=12),
+}

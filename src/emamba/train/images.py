@@ -1,0 +1,313 @@
+"""The image pipeline: teacher, float network, fitted tables, integers, temperature, test split.
+
+Every stage is resumable: a second run in the same folder goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emamba.config import Fixed, ModelConfig
+from emamba.data import DATASETS, ImageSplit, read_images
+from emamba.evaluate import class_report, fit_temperature
+from emamba.fixed import IntegerModel
+from emamba.fixed.model import block_names
+from emamba.fixed.tables import TABLES
+from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear, count_parameters
+from emamba.package import new_folder, write_package
+from emamba.quantise import FakeQuantNumerics, calibrate, observe, to_integer_model
+from emamba.quantise.convert import integer_tables
+from emamba.tasks import ImageTask
+from emamba.train.checkpoint import save_checkpoint
+from emamba.train.cnn import ResNet
+from emamba.train.images_data import ImageAugmentation, ImageData, read_image_data
+from emamba.train.loop import Fit, Progress, Schedule, fit
+from emamba.train.predict import predict, predict_integers
+from emamba.train.record import claim_folder, environment, git_revision, write_record
+
+__all__ = ["ImageRecipe", "ImageRun", "train_images"]
+
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """Everything a run depends on besides the data.
+
+    Targets are `teacher_share` parts the teacher's softened probabilities and the rest labels.
+    """
+
+    dataset: str
+    config: ModelConfig
+    augmentation: ImageAugmentation
+    float_schedule: Schedule
+    integers_schedule: Schedule
+    teacher_schedule: Schedule
+    teacher_width: int = 64
+    teacher_blocks: int = 1
+    teacher_share: float = 0.9
+    softening: float = 2.0
+    label_smoothing: float = 0.1
+    held_out: int = 5000
+    seed: int = 0
+
+    @property
+    def teacher(self) -> dict[str, Any]:
+        """What the teacher depends on: networks of all sizes share it."""
+        names: tuple[str, ...] = ("dataset", "augmentation")
+        names += ("teacher_schedule", "teacher_width", "teacher_blocks")
+        everything = dataclasses.asdict(self)
+        names += ("label_smoothing", "held_out", "seed")
+        return {name: everything[name] for name in names}
+
+
+class ImageRun:
+    """One run in one folder; the teacher lies beside it, in `teacher_folder`.
+
+    Networks compute in bfloat16 where a product is large, on the GPU if there is one.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        recipe: ImageRecipe,
+        folder: Path,
+        teacher_folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.data, self.recipe, self.progress = data, recipe, progress
+        self.folder, self.teacher_folder = folder, teacher_folder
+        self.histories: dict[str, list[dict[str, float]]] = {}
+        self.teacher: nn.Module | None = None
+        self._images, self._labels = data.images.to(self.device), data.labels.to(self.device)
+        self._held = data.held_images.to(self.device)
+
+    def train_teacher(self) -> None:
+        """The CNN whose answers the network learns, if the recipe has one."""
+        if self.recipe.teacher_share == 0:
+            return
+        claim_folder(self.teacher_folder, {"recipe": self.recipe.teacher, **self.data.identity})
+        torch.manual_seed(self.recipe.seed + 100)
+        shape = DATASETS[self.recipe.dataset].shape
+        blocks, width = self.recipe.teacher_blocks, self.recipe.teacher_width
+        teacher = ResNet(shape[2], len(self.data.classes), blocks, width, stem_stride=2)
+        self.fit("teacher", teacher, self.recipe.teacher_schedule, self.teacher_folder)
+        self.teacher = teacher.requires_grad_(False)
+
+    def train_float(self) -> EMamba:
+        """The network with exact SiLU and exp."""
+        torch.manual_seed(self.recipe.seed)
+        network = EMamba(self.recipe.config)
+        network.set_fused(True)
+        self.fit("float", network, self.recipe.float_schedule, self.folder)
+        return network
+
+    def fit_tables(self, network: EMamba) -> None:
+        """Put tables fitted to the network's own arguments in place of the exact functions."""
+        observer = observe(network, self.calibration_maps())
+        for spec in (SILU, EXP):
+            _, result = TABLES[spec.name]
+            arguments = [
+                observer.samples(f"{at}{result}.argument") for at in block_names(network.config)
+            ]
+            table = PiecewiseLinear(spec)
+            table.fit(torch.cat(arguments).cpu().numpy())
+            network.tables[spec.name] = table.to(self.device)
+
+    def tune_integers(self, network: EMamba, formats: dict[str, Fixed]) -> IntegerModel:
+        """Fine-tune through the integer pipeline's own arithmetic; scales and tables stay."""
+        network.tables.requires_grad_(False)
+        network.set_numerics(FakeQuantNumerics(formats, integer_tables(network, formats)))
+        self.fit("integers", network, self.recipe.integers_schedule, self.folder)
+        network.set_numerics(FloatNumerics())
+        return to_integer_model(network.cpu(), formats)
+
+    def calibration_maps(self) -> Tensor:
+        """1024 training pictures normalised."""
+        return self.data.normalise(self._images[:1024])
+
+    def fit(self, stage: str, network: nn.Module, schedule: Schedule, folder: Path) -> None:
+        """Train any network on this data and with this recipe's targets; see `loop.fit`."""
+        network.to(self.device)
+        job = Fit(stage, network, len(self._labels), self.loss, self.held_out, "error")
+        seed = self.recipe.seed + sum(stage.encode())
+        self.histories[stage] = fit(job, schedule, folder, seed, self.progress)
+
+    def loss(self, network: nn.Module, rows: Tensor) -> Tensor:
+        """Of changed pictures of these rows, against labels and the teacher's answers."""
+        rows = rows.to(self.device)
+        pictures = self.data.normalise(self.recipe.augmentation(self._images[rows]))
+        logits = self.logits(network, pictures)
+        plain = functional.cross_entropy(
+            logits, self._labels[rows], label_smoothing=self.recipe.label_smoothing
+        )
+        if self.teacher is None:
+            return plain
+        with torch.no_grad():
+            taught = self.logits(self.teacher, pictures)
+        softening, share = self.recipe.softening, self.recipe.teacher_share
+        divergence = functional.kl_div(
+            functional.log_softmax(logits / softening, 1),
+            functional.log_softmax(taught / softening, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return share * softening**2 * divergence + (1 - share) * plain
+
+    def logits(self, network: nn.Module, pictures: Tensor) -> Tensor:
+        """Normalised pictures (b, height, width, channels) -> float32 logits, any network's."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            out: Tensor = network(pictures)
+        return out.float()
+
+    def held_out(self, network: nn.Module) -> dict[str, float]:
+        """`accuracy` and `error` (0..1) on the held-out rows."""
+        chunks = torch.split(self._held, 500)
+        answers = [self.logits(network, self.data.normalise(chunk)).argmax(1) for chunk in chunks]
+        right = float((torch.cat(answers).cpu() == self.data.held_labels).double().mean())
+        return {"accuracy": right, "error": 1 - right}
+
+
+def image_task(data: ImageData, recipe: ImageRecipe, temperature: float = 1.0) -> ImageTask:
+    """The task of networks that this run makes: they give logits as they are."""
+    count = len(data.classes)
+    return ImageTask(
+        shape=DATASETS[recipe.dataset].shape,
+        classes=data.classes,
+        input_offset=data.mean,
+        input_scale=data.deviation,
+        output_offset=(0.0,) * count,
+        output_scale=(1.0,) * count,
+        temperature=temperature,
+    )
+
+
+def train_images(
+    data_folder: Path, out: Path, name: str, version: str, recipe: ImageRecipe, progress: Progress
+) -> dict[str, Any]:
+    """The whole pipeline; returns the run's record, also written to `<out>/<name>/record.json`.
+
+    Leaves `float.safetensors` and the package `<out>/packages/<name>/<version>`. The teacher, in
+    `<out>/teacher`, is shared by all names. The test split is read once, after everything is
+    chosen. Raises `DataError`, `PackageError`, `OtherRun`.
+    """
+    new_folder(out / "packages", name, version)
+    revision = git_revision(Path(__file__).parent)
+    data = read_image_data(recipe.dataset, data_folder, recipe.held_out)
+    folder = out / name
+    claim_folder(folder, {"recipe": dataclasses.asdict(recipe), **data.identity})
+    run = ImageRun(data, recipe, folder, out / "teacher", progress)
+    run.train_teacher()
+    network = run.train_float()
+    ablation = {"exact": _held_out(network.cpu(), run)}
+    run.fit_tables(network)
+    ablation["fitted tables"] = _held_out(network, run)
+    formats = calibrate(network, run.calibration_maps().cpu())
+    rounded = to_integer_model(network, formats)
+    ablation["integers, calibrated"] = _held_out_integers(rounded, run)
+    exact = {key: value.clone() for key, value in network.state_dict().items()}
+    model = run.tune_integers(network, formats)
+    ablation["integers, fine-tuned"] = _held_out_integers(model, run)
+    network.load_state_dict(exact)
+    task = _calibrated(model, run)
+    record = {"git_revision": revision, **_describe(run, ablation)}
+    record["parameters"] = count_parameters(network)
+    record["test"] = _test(network, model, task, read_images(recipe.dataset, data_folder, "test"))
+    _leave(out, name, version, network, model, task, record)
+    return record
+
+
+def _held_out(network: EMamba, run: ImageRun) -> dict[str, float]:
+    task = image_task(run.data, run.recipe)
+    network.set_fused(False)
+    answers = predict(network, task, run.data.held_images.numpy())
+    network.set_fused(True)
+    return _accuracy(answers, run)
+
+
+def _held_out_integers(model: IntegerModel, run: ImageRun) -> dict[str, float]:
+    task = image_task(run.data, run.recipe)
+    return _accuracy(predict_integers(model, task, run.data.held_images.numpy(), "auto"), run)
+
+
+def _accuracy(answers: Probabilities, run: ImageRun) -> dict[str, float]:
+    return {"accuracy": float((answers.argmax(1) == run.data.held_labels.numpy()).mean())}
+
+
+def _calibrated(model: IntegerModel, run: ImageRun) -> ImageTask:
+    """The task with the temperature that fits the held-out rows best."""
+    task = image_task(run.data, run.recipe)
+    answers = predict_integers(model, task, run.data.held_images.numpy(), "auto")
+    temperature = fit_temperature(np.log(answers), run.data.held_labels.numpy())
+    return dataclasses.replace(task, temperature=float(f"{temperature:.4g}"))
+
+
+def _test(
+    network: EMamba, model: IntegerModel, task: ImageTask, split: ImageSplit
+) -> dict[str, Any]:
+    def report(answers: Probabilities) -> dict[str, Any]:
+        return class_report(answers, split)
+
+    untempered = dataclasses.replace(task, temperature=1.0)
+    return {
+        "frames": len(split),
+        "float": report(predict(network, untempered, split.images)),
+        "mirror": report(predict_integers(model, task, split.images, "auto")),
+        "mirror, temperature 1": report(predict_integers(model, untempered, split.images, "auto")),
+    }
+
+
+def _describe(run: ImageRun, ablation: dict[str, dict[str, float]]) -> dict[str, Any]:
+    return {
+        "recipe": dataclasses.asdict(run.recipe),
+        "data_sha256": run.data.sha256,
+        "data_origin": run.data.origin,
+        "environment": environment(),
+        "seconds": {
+            stage: round(sum(row["seconds"] for row in history), 1)
+            for stage, history in run.histories.items()
+        },
+        "held_out": ablation,
+        "histories": run.histories,
+    }
+
+
+def _leave(
+    out: Path,
+    name: str,
+    version: str,
+    network: EMamba,
+    model: IntegerModel,
+    task: ImageTask,
+    record: dict[str, Any],
+) -> None:
+    """Checkpoint, package and record."""
+    wanted = ("recipe", "data_sha256", "data_origin", "git_revision", "environment")
+    provenance = {key: record[key] for key in wanted}
+    checkpoint = out / name / "float.safetensors"
+    save_checkpoint(checkpoint, network, task, provenance)
+    provenance["float_sha256"] = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    test = record["test"]
+    accuracy = {
+        "metric": "share of test images whose likeliest class is their label (0..1)",
+        "split": f"test ({record['data_origin']})",
+        "obtained": "measured",
+        "frames": test["frames"],
+        "float": {"accuracy": test["float"]["accuracy"]},
+        "mirror": {
+            key: test["mirror"][key] for key in ("accuracy", "calibration_error", "per_class")
+        },
+    }
+    write_package(out / "packages", name, version, model, task, provenance, accuracy)
+    write_record(out / name / "record.json", record)

@@ -1,0 +1,173 @@
+"""Image training: random changes, targets, one whole tiny run and its evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from emamba.commands import app
+from emamba.model import EMamba, count_parameters
+from emamba.package import PackageError, load_package
+from emamba.train.checkpoint import load_checkpoint
+from emamba.train.cnn import ResNet
+from emamba.train.image_recipes import RECIPES
+from emamba.train.images import ImageRecipe, ImageRun, train_images
+from emamba.train.images_data import ImageAugmentation, read_image_data
+from emamba.train.loop import Schedule
+from emamba.train.record import OtherRun
+from made_up_images import write_fashion
+
+TINY = Schedule(epochs=1, lr=3e-3, batch=64)
+RECIPE = dataclasses.replace(
+    RECIPES["fashion-mnist-small"],
+    teacher_schedule=TINY,
+    float_schedule=TINY,
+    integers_schedule=TINY,
+    teacher_width=4,
+    held_out=60,
+)
+
+
+def silent(stage: str, epoch: int, epochs: int, row: dict[str, float]) -> None:
+    pass
+
+
+def pictures(count: int = 64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 9, 7, 3), generator=generator, dtype=torch.uint8)
+
+
+def test_no_augmentation_changes_nothing() -> None:
+    assert torch.equal(ImageAugmentation(shift=0, mirror=False)(pictures()), pictures())
+
+
+def test_pictures_are_moved_and_mirrored_whole() -> None:
+    """Each changed picture is a window of the padded original, or of its mirror image."""
+    before, changed = pictures(), ImageAugmentation(shift=2)(pictures())
+    moves = set()
+    for old, new in zip(before.numpy(), changed.numpy(), strict=True):
+        padded = np.pad(old, ((2, 2), (2, 2), (0, 0)))
+        found = [
+            (y, x, turned)
+            for y in range(5)
+            for x in range(5)
+            for turned in (False, True)
+            if np.array_equal(
+                new, padded[y : y + 9, x : x + 7][:, ::-1] if turned else padded[y:, x:][:9, :7]
+            )
+        ]
+        assert len(found) == 1
+        moves.add(found[0])
+    assert len({move[:2] for move in moves}) > 10
+    assert {move[2] for move in moves} == {False, True}
+
+
+def test_an_erased_square_is_grey() -> None:
+    white = torch.full((200, 9, 7, 3), 255, dtype=torch.uint8)
+    changed = ImageAugmentation(shift=0, mirror=False, erase=4)(white)
+    grey = (changed == 128).all(-1)
+    assert torch.equal(grey | (changed == 255).all(-1), torch.ones(200, 9, 7, dtype=torch.bool))
+    counts = grey.sum((1, 2))
+    assert int(counts.min()) >= 1
+    assert int(counts.max()) == 16
+
+
+def test_held_out_rows_are_not_learned_from(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    data = read_image_data("fashion-mnist", tmp_path, held_out=50)
+    learned = {image.numpy().tobytes() for image in data.images}
+    assert (len(data.images), len(data.held_images)) == (250, 50)
+    assert not learned & {image.numpy().tobytes() for image in data.held_images}
+    normalised = data.normalise(data.images)
+    assert abs(float(normalised.mean())) < 1e-3
+    assert abs(float(normalised.std()) - 1) < 1e-3
+
+
+def test_residual_networks_have_their_sizes() -> None:
+    """ResNet-20 has 0.27 M parameters (K. He et al., 2016); 1x1 convolutions add 2,752."""
+    assert count_parameters(ResNet(3, 10, 3, 16)) == 272_474
+    assert ResNet(1, 10, 1, 4, stem_stride=2)(torch.zeros(2, 28, 28, 1)).shape == (2, 10)
+
+
+def test_sizes_of_the_recipes() -> None:
+    """The bars: at most 60 k and 15 k parameters for Fashion-MNIST, 250 k for CIFAR-10."""
+    sizes = {name: count_parameters(EMamba(recipe.config)) for name, recipe in RECIPES.items()}
+    assert sizes["fashion-mnist"] <= 60_000
+    assert sizes["fashion-mnist-small"] <= 15_000
+    assert max(sizes.values()) == sizes["cifar10"] <= 250_000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A folder with `data` and a whole run of the smallest recipe in `out`."""
+    folder = tmp_path_factory.mktemp("images")
+    write_fashion(folder / "data")
+    record = train_images(folder / "data", folder / "out", "tiny", "1", RECIPE, silent)
+    return folder, record
+
+
+def test_a_whole_run_leaves_checkpoint_package_and_record(
+    run: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, record = run
+    out = folder / "out"
+    assert json.loads((out / "tiny" / "record.json").read_text()) == record
+    package = load_package(out / "packages" / "tiny" / "1")
+    assert package.accuracy["frames"] == 60
+    assert package.accuracy["mirror"]["accuracy"] == record["test"]["mirror"]["accuracy"]
+    checkpoint = load_checkpoint(out / "tiny" / "float.safetensors")
+    assert checkpoint.sha256 == package.provenance["float_sha256"]
+    assert list(record["held_out"]) == [
+        "exact",
+        "fitted tables",
+        "integers, calibrated",
+        "integers, fine-tuned",
+    ]
+    with pytest.raises(PackageError, match="must not exist yet"):
+        train_images(folder / "data", out, "tiny", "1", RECIPE, silent)
+    other = dataclasses.replace(RECIPE, teacher_width=8)
+    with pytest.raises(OtherRun):
+        train_images(folder / "data", out, "other", "1", other, silent)
+
+
+def test_evaluate_prints_accuracy(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, record = run
+    data, package = str(folder / "data"), str(folder / "out" / "packages" / "tiny" / "1")
+    checkpoint = str(folder / "out" / "tiny" / "float.safetensors")
+    for model, name in ((package, "mirror"), (checkpoint, "float")):
+        result = CliRunner().invoke(app, ["evaluate", model, "--data", data, "--json"])
+        report = json.loads(result.stdout)
+        assert report["accuracy"] == record["test"][name]["accuracy"]
+        assert report["frames"] == 60
+    text = CliRunner().invoke(app, ["evaluate", package, "--data", data]).stdout
+    assert f"accuracy {record['test']['mirror']['accuracy']:.4f}" in text
+    assert "Ankle boot" in text
+
+
+def test_evaluate_refuses_a_split_that_is_not_there(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    package = str(folder / "out" / "packages" / "tiny" / "1")
+    result = CliRunner().invoke(
+        app, ["evaluate", package, "--data", str(folder / "data"), "--split", "validate"]
+    )
+    assert "--split must be train or test: images have no validate split" in str(result.exception)
+
+
+def test_targets_blend_labels_and_the_teachers_answers(tmp_path: Path) -> None:
+    """With the teacher alone, a network that gives the teacher's logits has nothing to learn."""
+    write_fashion(tmp_path)
+    data = read_image_data("fashion-mnist", tmp_path, held_out=50)
+    recipe: ImageRecipe = dataclasses.replace(RECIPE, teacher_share=1.0)
+    run = ImageRun(data, recipe, tmp_path / "a", tmp_path / "teacher", silent)
+    run.train_teacher()
+    twin = ResNet(1, 10, recipe.teacher_blocks, recipe.teacher_width, stem_stride=2).eval()
+    twin.load_state_dict(run.teacher.state_dict())
+    assert float(run.loss(twin, torch.arange(20)).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(run.loss(EMamba(recipe.config), torch.arange(20)).detach()) > 0.01
