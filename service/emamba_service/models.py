@@ -7,6 +7,7 @@ anything goes wrong, nothing has changed.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,8 @@ class Repository:
     """The folder of packages, `<root>/<name>/<version>`, and what of it is loaded.
 
     `models` are those that are served. `engine` names the engine that `room` opens for each;
-    `scheduler_for` makes the queue in front of it. One change at a time.
+    `scheduler_for` makes the queue in front of it. With `one_network` only packages of the default
+    model's sizes are opened at the start, as a board has one bitstream. One change at a time.
     """
 
     def __init__(
@@ -149,8 +151,10 @@ class Repository:
         room: EngineRoom,
         scheduler_for: Callable[[Package, Lane, ModelStatistics], Scheduler],
         drain_timeout_s: float,
+        one_network: bool = False,
     ) -> None:
         self.models = models
+        self._one_network = one_network
         self._root = root
         self._engine = engine
         self._room = room
@@ -161,7 +165,7 @@ class Repository:
         self._refused: dict[tuple[str, str], str] = {}
 
     async def open(self) -> None:
-        """Load every package there is.
+        """Load every package there is, or with `one_network` those of the default model's sizes.
 
         Raises `PackageError` where the root is no folder or holds no package, for a package that is
         damaged or in another's folder, and where the default model is not among them; `EngineError`
@@ -174,8 +178,10 @@ class Repository:
             raise PackageError(
                 self._root, f"must hold the default model {default!r}, but holds {', '.join(names)}"
             )
-        for folder, package in packages:
-            model = await self._open(folder, package)
+        if self._one_network:
+            packages = self._of_one_network(packages)
+        for model in await self._open_all(packages):
+            package = model.package
             loaded = {**self.models.versions(package.name), package.version: model}
             self.models.replace(package.name, loaded)
 
@@ -247,6 +253,39 @@ class Repository:
             finally:
                 del self._changing[key]
         return after
+
+    def _of_one_network(self, packages: list[tuple[Path, Package]]) -> list[tuple[Path, Package]]:
+        """Those whose sizes are the default model's newest version's; the others are refused."""
+        default = self.models.default
+        newest = [package for _, package in packages if package.name == default][-1]
+        fitting = []
+        for folder, package in packages:
+            if package.model.config_hash == newest.model.config_hash:
+                fitting.append((folder, package))
+            else:
+                self._refused[package.name, package.version] = (
+                    f"the board must have this network's bitstream, but has that of {default}; "
+                    "serve it from another board, with its own overlay and as the default model"
+                )
+        return fitting
+
+    async def _open_all(self, packages: list[tuple[Path, Package]]) -> list[LoadedModel]:
+        """Engines for all of them, several at a time, as some are compiled first; or for none."""
+        turns = asyncio.Semaphore(os.cpu_count() or 1)
+
+        async def open_one(folder: Path, package: Package) -> LoadedModel:
+            async with turns:
+                return await self._open(folder, package)
+
+        tries = [open_one(folder, package) for folder, package in packages]
+        opened = await asyncio.gather(*tries, return_exceptions=True)
+        failed = [error for error in opened if isinstance(error, BaseException)]
+        models = [model for model in opened if not isinstance(model, BaseException)]
+        if failed:
+            for model in models:
+                await model.close(0)
+            raise failed[0]
+        return models
 
     async def _open(self, folder: Path, package: Package) -> LoadedModel:
         """An engine for `package`, proven on its golden frames; raises `EngineError`."""

@@ -88,6 +88,7 @@ class Service:
             self._room(),
             self._scheduler,
             settings.drain_timeout_s,
+            one_network=settings.engine in BOARD_ENGINES,
         )
         self._stack.push_async_callback(repository.close)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,12 +18,13 @@ from emamba_service.errors import ModelRefusedError, UnknownModelError
 from emamba_service.lanes import ThreadRoom
 from emamba_service.models import Models, Repository
 from emamba_service.scheduler import Scheduler
+from random_images import GREY_CONFIG, write_images
 
 
 class Stage:
     """A repository over a folder of packages, and the engines that a test can make err."""
 
-    def __init__(self, root: Path, engines) -> None:
+    def __init__(self, root: Path, engines, one_network: bool = False) -> None:
         self.root = root
         self.engines = engines
         self.models = Models("mars")
@@ -42,6 +44,7 @@ class Stage:
                 observe_batch=lambda *_: None,
             ),
             drain_timeout_s=5,
+            one_network=one_network,
         )
 
     def served(self) -> list[tuple[str, str]]:
@@ -64,9 +67,9 @@ def play(tmp_path, engines, new_package):
     """Runs a scene with a folder that holds mars 1, which is loaded."""
     root = tmp_path / "models"
 
-    def run(scene: Callable[[Stage], Awaitable[None]]) -> None:
+    def run(scene: Callable[[Stage], Awaitable[None]], one_network: bool = False) -> None:
         async def on_stage() -> None:
-            stage = Stage(root, engines)
+            stage = Stage(root, engines, one_network)
             try:
                 await stage.repository.open()
                 await scene(stage)
@@ -255,3 +258,47 @@ def test_start_without_the_default_model_or_with_an_engine_that_does_not_open(
 def test_packages_of_the_test_differ(tmp_path, new_package):
     hashes = {load_package(new_package(tmp_path, str(seed), seed=seed)).sha256 for seed in range(3)}
     assert len(hashes) == 3
+
+
+def test_a_board_serves_the_networks_of_its_bitstream(play, new_package, tmp_path):
+    """Another network needs another bitstream: it is listed, not opened, and harms nobody."""
+
+    async def scene(stage):
+        other = "the board must have this network's bitstream, but has that of mars"
+        entries = {(e.name, e.version): (e.state, e.reason) for e in stage.repository.index()}
+        state, reason = entries["digits", "1"]
+        assert (state, reason.split(";")[0]) == ("UNAVAILABLE", other)
+        assert entries["mars", "1"] == entries["mars", "2"] == ("READY", "")
+        assert len(stage.engines.opened) == 2
+
+    write_images(tmp_path / "models", "digits", "1", GREY_CONFIG)
+    new_package(tmp_path / "models", "2")
+    play(scene, one_network=True)
+
+
+def test_other_engines_serve_every_network(play, tmp_path):
+    async def scene(stage):
+        assert [model.package.name for model in stage.models] == ["digits", "mars"]
+
+    write_images(tmp_path / "models", "digits", "1", GREY_CONFIG)
+    play(scene)
+
+
+def test_one_that_does_not_open_leaves_none_open(tmp_path, engines, new_package):
+    calls = itertools.count()
+
+    def open_engine(name, model):
+        if next(calls) == 1:
+            raise EngineError("the second must not open")
+        return engines(name, model)
+
+    async def on_stage() -> None:
+        stage = Stage(tmp_path, open_engine)
+        with pytest.raises(EngineError, match="the second must not open"):
+            await stage.repository.open()
+        assert [engine.closed for engine in engines.opened] == [True]
+        await stage.repository.close()
+
+    new_package(tmp_path, "1")
+    new_package(tmp_path, "2")
+    asyncio.run(on_stage())

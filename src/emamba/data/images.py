@@ -101,8 +101,8 @@ def _idx(path: Path, axes: int, sha256: dict[str, str]) -> Bytes:
     shape = tuple(np.frombuffer(raw, ">u4", axes, 4).tolist())
     if len(raw) - header != np.prod(shape, dtype=np.int64):
         raise DataError(path, f"must hold {shape} bytes after its header, not {len(raw) - header}")
-    array: Bytes = np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
-    return array.copy()
+    array: Bytes = np.frombuffer(raw, np.uint8, offset=header).copy()
+    return array.reshape(shape)
 
 
 def _gunzip(path: Path, raw: bytes) -> bytes:
