@@ -19,9 +19,9 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from emamba import __version__
-from emamba.data import DATASETS, DataError, ImageSplit, MarsSplit, read_images, read_mars
+from emamba.data import DataError
 from emamba.engines import EngineError, open_engine
-from emamba.evaluate import class_report, in_batches, pose_report
+from emamba.evaluate import Labelled, in_batches, read_labelled, report_on
 from emamba.export import export_hls
 from emamba.export.image import ImageError
 from emamba.export.pipeline import TapError
@@ -30,7 +30,6 @@ from emamba.fixed import interval_bounds
 from emamba.fixed.model import activation_widths
 from emamba.overlay import ManifestError, OverlayError, ReportError, build_overlay
 from emamba.package import Package, PackageError, load_package
-from emamba.tasks import PoseTask, Task
 
 if TYPE_CHECKING:
     from emamba.train.checkpoint import Checkpoint
@@ -107,14 +106,14 @@ def evaluate(
 
 def _evaluate_package(folder: Path, data: Path, engine: str, split: str) -> dict[str, Any]:
     package = load_package(folder)
-    frames = _read_split(package.task, data, split)
+    frames = read_labelled(package.task, data, split)
     running = open_engine(engine, package.model)
     started = time.perf_counter()
-    answers = in_batches(lambda part: running.run(package.encode(part)), _inputs(frames))
+    answers = in_batches(lambda part: running.run(package.encode(part)), frames.inputs)
     seconds = time.perf_counter() - started
     running.close()
     return {
-        **_report(package.decode(answers), frames),
+        **report_on(package.decode(answers), frames),
         "parameters": package.model.n_parameters,
         "int8_bytes": package.model.int8_bytes,
         "engine": running.info.name,
@@ -132,12 +131,12 @@ def _evaluate_checkpoint(path: Path, data: Path, engine: str, split: str) -> dic
     from emamba.train.predict import predict  # noqa: PLC0415
 
     checkpoint = _load_checkpoint(path)
-    frames = _read_split(checkpoint.task, data, split)
+    frames = read_labelled(checkpoint.task, data, split)
     started = time.perf_counter()
-    answers = predict(checkpoint.network, checkpoint.task, _inputs(frames))
+    answers = predict(checkpoint.network, checkpoint.task, frames.inputs)
     seconds = time.perf_counter() - started
     return {
-        **_report(answers, frames),
+        **report_on(answers, frames),
         "parameters": count_parameters(checkpoint.network),
         "int8_bytes": None,
         "engine": "float",
@@ -146,31 +145,6 @@ def _evaluate_checkpoint(path: Path, data: Path, engine: str, split: str) -> dic
         "checkpoint_sha256": checkpoint.sha256,
         **_about(split, frames, seconds),
     }
-
-
-def _read_split(task: Task, folder: Path, split: str) -> MarsSplit | ImageSplit:
-    """The split of the data set that `task` is about; raises `UserError`, `DataError`."""
-    if isinstance(task, PoseTask):
-        return read_mars(folder, split)  # type: ignore[arg-type]
-    if split == "validate":
-        raise UserError("--split must be train or test: images have no validate split")
-    for name, dataset in DATASETS.items():
-        if (dataset.classes, dataset.shape) == (task.classes, task.shape):
-            return read_images(name, folder, split)
-    raise UserError(
-        f"the model's classes must be those of {' or '.join(DATASETS)}, but are "
-        f"{', '.join(task.classes)}"
-    )
-
-
-def _inputs(frames: MarsSplit | ImageSplit) -> Any:
-    return frames.features if isinstance(frames, MarsSplit) else frames.images
-
-
-def _report(answers: Any, frames: MarsSplit | ImageSplit) -> dict[str, Any]:
-    if isinstance(frames, MarsSplit):
-        return pose_report(answers, frames)
-    return class_report(answers, frames)
 
 
 @app.command()
@@ -186,7 +160,7 @@ def compare(
     from emamba.quantise import compare_stages  # noqa: PLC0415
 
     loaded = load_package(package)
-    test = _inputs(_read_split(loaded.task, data, "test"))
+    test = read_labelled(loaded.task, data, "test").inputs
     float_twin = _load_checkpoint(checkpoint)
     chosen = test[:: max(1, len(test) // frames)][:frames]
     inputs = loaded.task.encode(chosen)
@@ -202,7 +176,7 @@ def compare(
     Console().print(table)
 
 
-def _about(split: str, frames: MarsSplit | ImageSplit, seconds: float) -> dict[str, Any]:
+def _about(split: str, frames: Labelled, seconds: float) -> dict[str, Any]:
     return {
         "split": split,
         "data": frames.origin,

@@ -8,27 +8,54 @@ right.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from emamba.data import ImageSplit, MarsSplit
+from emamba.data import DATASETS, DataError, ImageSplit, MarsSplit, read_images, read_mars
+from emamba.tasks import PoseTask, Task
 from emamba.tasks.mars import JOINTS
 
 __all__ = [
+    "Labelled",
     "calibration_error",
     "class_report",
     "fit_temperature",
     "in_batches",
     "pose_errors",
     "pose_report",
+    "read_labelled",
+    "report_on",
 ]
 
 Floats = npt.NDArray[np.floating[Any]]
+Labelled = MarsSplit | ImageSplit
 _AXES = ("x", "y", "z")
 # A probability that is 0 would make the likelihood's logarithm infinite.
 _LEAST = 1e-12
+
+
+def read_labelled(task: Task, folder: Path, split: str) -> Labelled:
+    """A split of the data set that `task` is about; raises `DataError`, also if it has none."""
+    if isinstance(task, PoseTask):
+        return read_mars(folder, split)
+    for name, dataset in DATASETS.items():
+        if (dataset.classes, dataset.shape) == (task.classes, task.shape):
+            return read_images(name, folder, split)
+    raise DataError(
+        folder,
+        f"must be the data of the model's classes, but {', '.join(task.classes)} are those of "
+        f"neither {' nor '.join(DATASETS)}",
+    )
+
+
+def report_on(answers: Floats, labelled: Labelled) -> dict[str, Any]:
+    """`pose_report` or `class_report`, as the labels have it."""
+    if isinstance(labelled, MarsSplit):
+        return pose_report(answers, labelled)
+    return class_report(answers, labelled)
 
 
 def pose_errors(error_m: Floats) -> dict[str, float]:

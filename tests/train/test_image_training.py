@@ -157,7 +157,7 @@ def test_evaluate_refuses_a_split_that_is_not_there(run: tuple[Path, dict[str, A
     result = CliRunner().invoke(
         app, ["evaluate", package, "--data", str(folder / "data"), "--split", "validate"]
     )
-    assert "--split must be train or test: images have no validate split" in str(result.exception)
+    assert "Fashion-MNIST has splits train and test, not 'validate'" in str(result.exception)
 
 
 def test_targets_blend_labels_and_the_teachers_answers(tmp_path: Path) -> None:

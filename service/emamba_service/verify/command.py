@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional, cast
+from typing import Annotated, Optional
 
 import typer
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from emamba.data import DataError
-from emamba.data.mars import Split
 from emamba.engines import EngineError
 from emamba.export.pipeline import TapError, find_tap
 from emamba.overlay import (
@@ -166,11 +165,7 @@ def _package(settings: Settings, version: str | None) -> Package:
 def _frames(package: Package, data: Path | None, split: str, most: int | None) -> FrameSet:
     if split not in _SPLITS:
         raise _UsageError(f"--split must be one of {', '.join(_SPLITS)}, not {split!r}")
-    found = (
-        golden_set(package.model.config)
-        if data is None
-        else data_set(package, data, cast(Split, split))
-    )
+    found = golden_set(package.model.config) if data is None else data_set(package, data, split)
     if not len(found):
         raise _UsageError(f"{data}: must hold a frame, but holds none")
     return found if most is None else thinned(found, most)

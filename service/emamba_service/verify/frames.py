@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from emamba.config import ModelConfig
-from emamba.data import MarsSplit, read_mars
-from emamba.data.mars import Split, read_unlabelled
+from emamba.data.mars import read_unlabelled
+from emamba.evaluate import Labelled, read_labelled
 from emamba.export.golden import golden_frames
 from emamba.package import Package
+from emamba.tasks import PoseTask
 
 __all__ = ["FrameSet", "data_set", "golden_set", "thinned"]
 
@@ -32,7 +33,7 @@ class FrameSet:
     source: str
     origin: str
     sha256: dict[str, str]
-    labels: MarsSplit | None = None
+    labels: Labelled | None = None
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -49,19 +50,20 @@ def golden_set(config: ModelConfig) -> FrameSet:
     return FrameSet(batch, np.arange(len(batch)), "golden vectors", "made up", {})
 
 
-def data_set(package: Package, place: Path, split: Split) -> FrameSet:
+def data_set(package: Package, place: Path, split: str) -> FrameSet:
     """A split of the folder `place`, or the unlabelled frames of the file `place`.
 
     Raises `DataError` if it cannot be read.
     """
-    if place.is_file():
+    if place.is_file() and isinstance(package.task, PoseTask):
         maps, sha256 = read_unlabelled(place)
         batch = package.encode(maps)
         return FrameSet(batch, np.arange(len(batch)), place.name, "unlabelled frames", sha256)
-    labels = read_mars(place, split)
-    batch = package.encode(labels.features)
+    labels = read_labelled(package.task, place, split)
+    batch = package.encode(labels.inputs)
     index = np.arange(len(batch))
-    return FrameSet(batch, index, f"MARS {split} split", labels.origin, labels.sha256, labels)
+    title = "MARS" if isinstance(package.task, PoseTask) else labels.origin
+    return FrameSet(batch, index, f"{title} {split} split", labels.origin, labels.sha256, labels)
 
 
 def thinned(frames: FrameSet, most: int) -> FrameSet:
@@ -69,15 +71,7 @@ def thinned(frames: FrameSet, most: int) -> FrameSet:
     if most >= len(frames):
         return frames
     kept = np.linspace(0, len(frames) - 1, most).astype(np.int64)
-    labels = frames.labels
-    if labels is not None:
-        labels = dataclasses.replace(
-            labels,
-            features=labels.features[kept],
-            labels=labels.labels[kept],
-            subject=labels.subject[kept],
-            movement=labels.movement[kept],
-        )
+    labels = None if frames.labels is None else frames.labels.take(kept)
     return dataclasses.replace(
         frames, batch=frames.batch[kept], index=frames.index[kept], labels=labels
     )

@@ -19,7 +19,7 @@ from emamba_service.verify.figures import (
     watts,
     whose_speed,
 )
-from emamba_service.verify.schema import PoseErrors, Report
+from emamba_service.verify.schema import Classes, PoseErrors, Report
 from emamba_service.verify.svg import difference_map, joint_bars, latency_plot, rate_plot
 
 __all__ = ["html_page"]
@@ -119,7 +119,9 @@ def _cards(report: Report) -> str:
         (f"{comparison.mismatches:,}", "differ"),
         (f"{comparison.missing:,}", "missing"),
     ]
-    if accuracy.engine is not None:
+    if isinstance(accuracy.engine, Classes):
+        cards.append((f"{accuracy.engine.accuracy:.2%}", "of images classified right"))
+    elif accuracy.engine is not None:
         mae, rmse = accuracy.engine.mae_cm, accuracy.engine.rmse_cm
         cards.append((f"{centimetres(mae)} cm", f"MAE; RMSE {centimetres(rmse)} cm"))
     if rows:
@@ -166,18 +168,20 @@ def _accuracy(report: Report) -> str:
     accuracy = report.accuracy
     if accuracy.mirror is None:
         return f"<h2>Accuracy</h2>\n{_how(report.obtained['accuracy'])}"
+    if isinstance(accuracy.mirror, Classes):
+        return _classes(report, accuracy.mirror)
     errors = (("engine", accuracy.engine), ("mirror", accuracy.mirror))
     rows = [
         (name, f"{e.frames:,}", centimetres(e.mae_cm), centimetres(e.rmse_cm))
         for name, e in errors
-        if e is not None
+        if isinstance(e, PoseErrors)
     ]
     table = _table(("", "frames", "MAE (cm)", "RMSE (cm)"), rows)
-    if accuracy.engine is not None:
+    if isinstance(accuracy.engine, PoseErrors):
         table += _table(("engine by", "MAE (cm)", "RMSE (cm)"), _parts(accuracy.engine))
     if accuracy.reason:
         table += _how(f"engine not measured: {accuracy.reason}")
-    shown = accuracy.engine or accuracy.mirror
+    shown = accuracy.engine if isinstance(accuracy.engine, PoseErrors) else accuracy.mirror
     joints = [(name, e.mae_cm, e.rmse_cm) for name, e in shown.per_joint.items()]
     whose = "engine" if accuracy.engine else "mirror"
     caption = f"cm by joint, {whose}: bar to the MAE, line on to the RMSE, which is written"
@@ -185,6 +189,24 @@ def _accuracy(report: Report) -> str:
         f"<h2>Accuracy</h2>\n{_how(report.obtained['accuracy'])}\n"
         f'<div class="plots"><div>{table}</div>{_figure(joint_bars(joints), caption)}</div>'
     )
+
+
+def _classes(report: Report, mirror: Classes) -> str:
+    accuracy = report.accuracy
+    answers = {"engine": accuracy.engine, "mirror": mirror}
+    found = {name: c for name, c in answers.items() if isinstance(c, Classes)}
+    rows = [
+        (name, f"{c.frames:,}", f"{c.accuracy:.4f}", f"{c.calibration_error:.4f}")
+        for name, c in found.items()
+    ]
+    table = _table(("", "frames", "accuracy", "calibration error"), rows)
+    shares = [
+        (label, f"{share:.4f}") for label, share in next(iter(found.values())).per_class.items()
+    ]
+    table += _table(("label", "accuracy"), shares)
+    if accuracy.reason:
+        table += _how(f"engine not measured: {accuracy.reason}")
+    return f"<h2>Accuracy</h2>\n{_how(report.obtained['accuracy'])}\n{table}"
 
 
 def _parts(errors: PoseErrors) -> list[tuple[str, str, str]]:

@@ -129,11 +129,24 @@ class PoseErrors(Errors):
     per_movement: dict[str, Errors] = Field(description="By movement, where stated.")
 
 
+class Classes(_Part):
+    """Images whose likeliest class is their label."""
+
+    frames: int = Field(description="Images with labels.")
+    accuracy: float = Field(description="Share that is classified right, 0..1.")
+    calibration_error: float = Field(description="Expected calibration error, 0..1, of 15 bins.")
+    per_class: dict[str, float] = Field(description="Accuracy by label.")
+
+
 class Accuracy(_Part):
     """What the answers are worth in the data set's own metric."""
 
-    engine: PoseErrors | None = Field(description="Of the engine's outputs; null if not measured.")
-    mirror: PoseErrors | None = Field(description="Of the mirror's outputs; null if not measured.")
+    engine: PoseErrors | Classes | None = Field(
+        description="Of the engine's outputs; null if not measured."
+    )
+    mirror: PoseErrors | Classes | None = Field(
+        description="Of the mirror's outputs; null if not measured."
+    )
     reason: str = Field(description="Why something is not measured; empty if all is.")
 
 

@@ -24,7 +24,7 @@ from emamba_service.verify.figures import (
     watts,
     whose_speed,
 )
-from emamba_service.verify.schema import Report
+from emamba_service.verify.schema import Classes, PoseErrors, Report
 
 __all__ = ["ProgressDisplay", "print_report"]
 
@@ -153,9 +153,17 @@ def _accuracy(report: Report) -> Table | None:
     accuracy = report.accuracy
     if accuracy.mirror is None:
         return None
+    both = (("engine", accuracy.engine), ("mirror", accuracy.mirror))
+    if isinstance(accuracy.mirror, Classes):
+        table = _table("Accuracy (measured)", "", "frames", "accuracy", "calibration error")
+        for name, found in both:
+            if isinstance(found, Classes):
+                shares = (f"{found.accuracy:.4f}", f"{found.calibration_error:.4f}")
+                table.add_row(name, f"{found.frames:,}", *shares)
+        return table
     table = _table("Accuracy (measured)", "", "frames", "MAE (cm)", "RMSE (cm)")
-    for name, errors in (("engine", accuracy.engine), ("mirror", accuracy.mirror)):
-        if errors is not None:
+    for name, errors in both:
+        if isinstance(errors, PoseErrors):
             row = (f"{errors.frames:,}", centimetres(errors.mae_cm), centimetres(errors.rmse_cm))
             table.add_row(name, *row)
     return table

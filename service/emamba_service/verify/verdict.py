@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 import emamba
 import emamba_service
-from emamba.evaluate import pose_report
+from emamba.data import MarsSplit
+from emamba.evaluate import Labelled, report_on
 from emamba.fixed import IntegerModel, Mirror
 from emamba.package import Package
 from emamba_service.board.answer import Answer
@@ -30,6 +32,7 @@ from emamba_service.verify.page import html_page
 from emamba_service.verify.schema import (
     SCHEMA_VERSION,
     Accuracy,
+    Classes,
     Comparison,
     Data,
     Energy,
@@ -307,15 +310,24 @@ def _accuracy(request: Request, chunks: list[Chunk], comparison: Comparison) -> 
         return Accuracy(engine=None, mirror=None, reason=reason)
     decode = request.package.decode
     got, expected = answers_of(chunks, request.answer)
-    mirror = _errors(pose_report(decode(expected), labels))
+    mirror = _worth(decode(expected), labels)
     if comparison.missing:
         reason = f"{comparison.missing} of the engine's answers are missing"
         return Accuracy(engine=None, mirror=mirror, reason=reason)
-    return Accuracy(engine=_errors(pose_report(decode(got), labels)), mirror=mirror, reason="")
+    return Accuracy(engine=_worth(decode(got), labels), mirror=mirror, reason="")
 
 
-def _errors(report: dict[str, Any]) -> PoseErrors:
-    return PoseErrors.model_validate(_rounded(report))
+def _worth(answers: npt.NDArray[np.float64], labels: Labelled) -> PoseErrors | Classes:
+    report = _rounded(report_on(answers, labels))
+    if isinstance(labels, MarsSplit):
+        return PoseErrors.model_validate(report)
+    return Classes.model_validate({name: report[name] for name in Classes.model_fields})
+
+
+def _metric(labels: Labelled | None) -> str:
+    if isinstance(labels, MarsSplit):
+        return "per coordinate over all frames, averaged over coordinates"
+    return "share of images whose likeliest class is their label"
 
 
 def _rounded(value: Any) -> Any:
@@ -383,8 +395,7 @@ def _obtained(
     emulated = "; of an emulated board on this CPU, not of a board"
     measured = {
         "comparison": f"the engine's int16 {what} against the NumPy mirror's, bit for bit",
-        "accuracy": "per coordinate over all frames, averaged over coordinates; "
-        f"{request.frames.origin}",
+        "accuracy": f"{_metric(request.frames.labels)}; {request.frames.origin}",
         "speed": f"one call after the other, {request.speed_s:g} s for each batch size after one "
         "call to warm up" + (emulated if run.subject.name == "emulator" else ""),
         "energy": f"mean power of rails over {window} under load, less that of {window} idle, "

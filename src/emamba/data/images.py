@@ -10,6 +10,7 @@ Splits are `train` and `test`, as published.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -47,6 +48,15 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def inputs(self) -> npt.NDArray[Any]:
+        """What the task's `encode` takes."""
+        return self.images
+
+    def take(self, rows: npt.NDArray[Any]) -> ImageSplit:
+        """Some images, by number or mask."""
+        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -63,6 +73,8 @@ class Dataset:
 def read_images(name: str, folder: Path, split: str) -> ImageSplit:
     """A split of one of `DATASETS`; raises `DataError` if it is missing, damaged or misshapen."""
     dataset = DATASETS[name]
+    if split not in ("train", "test"):
+        raise DataError(folder, f"{dataset.title} has splits train and test, not {split!r}")
     if not folder.is_dir():
         raise DataError(folder, "must be a folder with the data set's files")
     images, labels, sha256, origin = dataset.read(folder, split)

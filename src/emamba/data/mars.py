@@ -10,12 +10,13 @@ Splits are `train`, `validate`, `test`, each cut from every movement in time: 60
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +24,8 @@ import numpy.typing as npt
 from emamba.tasks import InputError
 from emamba.tasks.mars import JOINTS, MAP_SHAPE, check_features
 
-__all__ = ["DataError", "MarsSplit", "Split", "read_mars", "read_unlabelled"]
+__all__ = ["DataError", "MarsSplit", "read_mars", "read_unlabelled"]
 
-Split = Literal["train", "validate", "test"]
 N_OUTPUTS = 3 * len(JOINTS)
 REBUILT = "features rebuilt from the official radar CSVs"
 OFFICIAL = "official feature maps"
@@ -58,8 +58,18 @@ class MarsSplit:
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def inputs(self) -> npt.NDArray[Any]:
+        """What the task's `encode` takes."""
+        return self.features
 
-def read_mars(folder: Path, split: Split) -> MarsSplit:
+    def take(self, rows: npt.NDArray[Any]) -> MarsSplit:
+        """Some frames, by number or mask."""
+        names = ("features", "labels", "subject", "movement")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+
+def read_mars(folder: Path, split: str) -> MarsSplit:
     """One split from either form; raises `DataError` if it is missing, misshapen or not finite."""
     if folder.is_file():
         raise DataError(folder, f"must be a folder of splits, such as {folder.parent}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,16 +60,11 @@ def read_training_data(folder: Path) -> TrainingData:
     return TrainingData(
         torch.from_numpy(points),
         torch.from_numpy(labels),
-        _rows(validate, held),
+        validate.take(held),
         _normalisation(points, labels),
         sha256,
         train.origin,
     )
-
-
-def _rows(split: MarsSplit, rows: npt.NDArray[np.bool_]) -> MarsSplit:
-    names = ("features", "labels", "subject", "movement")
-    return dataclasses.replace(split, **{name: getattr(split, name)[rows] for name in names})
 
 
 def _blocks(split: MarsSplit) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
