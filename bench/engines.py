@@ -105,10 +105,10 @@ def measure(
         notes += [f"threads {count}: {note}" for note in left_out]
         accuracy |= {(c.engine, c.variant): _accuracy(c, package, labels_m) for c in contenders}
         for batch in BATCHES:
-            speed += _race(contenders, batch, count, rounds)
+            speed += race(contenders, batch, count, rounds)
     return {
         "obtained": "measured",
-        "machine": _machine(),
+        "machine": machine(),
         "package": {"name": package.name, "version": package.version, "sha256": package.sha256},
         "rounds": rounds,
         "speed": speed,
@@ -156,7 +156,7 @@ def _accuracy(contender: Contender, package: Package, labels_m: npt.NDArray[np.f
     return {"engine": contender.engine, "variant": contender.variant, **errors}
 
 
-def _race(contenders: list[Contender], batch: int, threads: int, rounds: int) -> list[Row]:
+def race(contenders: list[Contender], batch: int, threads: int, rounds: int) -> list[Row]:
     """One row a contender, with the median time of one call over the quietest rounds."""
     tried: list[tuple[float, list[float]]] = []
     while sum(others <= QUIET_CORES for others, _ in tried) < rounds and len(tried) < 3 * rounds:
@@ -233,7 +233,7 @@ def _settle() -> None:
         busy_s = time.process_time() - before_s
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """The processor and the versions that figures hold for."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")

@@ -26,7 +26,16 @@ from torch import Tensor, nn
 
 from emamba.model import EMamba
 
-__all__ = ["TOLERANCE", "Contender", "Floats", "MismatchError", "onnx_runtime", "pytorch"]
+__all__ = [
+    "TOLERANCE",
+    "Contender",
+    "Floats",
+    "MismatchError",
+    "export",
+    "onnx_runtime",
+    "pytorch",
+    "session_runner",
+]
 
 # Largest difference of two FP32 orders of summation over outputs up to 7: 4e-6 measured.
 TOLERANCE = 2e-5
@@ -90,13 +99,13 @@ def onnx_runtime(network: EMamba, frames: Floats, threads: int) -> list[Contende
     with tempfile.TemporaryDirectory() as folder:
         for index, form in enumerate(_forms(network, frames)):
             path = Path(folder) / f"{index}.onnx"
-            _export(form.network, frames[:8], path)
-            run = _session_runner(path, frames, threads)
+            export(form.network, frames[:8], path)
+            run = session_runner(path, frames, threads)
             contenders.append(Contender("ONNX Runtime FP32", form.variant, run))
             _check(contenders[-1], form.expected)
             if form.variant in QUANTISED:
                 for method, quantised in _quantise(path, frames).items():
-                    run = _session_runner(quantised, frames, threads)
+                    run = session_runner(quantised, frames, threads)
                     variant = f"{method}, {form.variant}"
                     contenders.append(Contender("ONNX Runtime INT8", variant, run))
     return contenders
@@ -161,7 +170,8 @@ def _time_limit(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _export(network: nn.Module, example: Floats, path: Path) -> None:
+def export(network: nn.Module, example: Floats, path: Path) -> None:
+    """Write `network` as ONNX, its batch of any size."""
     # The older of torch's two exporters: its graphs ran faster, as shipped twice as fast.
     torch.onnx.export(
         network,
@@ -175,7 +185,8 @@ def _export(network: nn.Module, example: Floats, path: Path) -> None:
     )
 
 
-def _session_runner(path: Path, frames: Floats, threads: int) -> Callable[[int], Floats]:
+def session_runner(path: Path, frames: Floats, threads: int) -> Callable[[int], Floats]:
+    """Runs the ONNX network on the first so many frames, in ONNX Runtime."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

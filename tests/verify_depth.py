@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["examples"]
+__all__ = ["FULL", "examples"]
+
+FULL = os.environ.get("EMAMBA_VERIFY") == "full"
 
 
 def examples(sample: int) -> int:
     """`sample` cases, or 10,000 where everything is to be verified."""
-    return 10_000 if os.environ.get("EMAMBA_VERIFY") == "full" else sample
+    return 10_000 if FULL else sample

@@ -2,8 +2,9 @@
 
     .venv/bin/python tests/golden/make.py models/mars/1
 
-Inputs are real frames of the client's sample and five extreme ones. Run it only when a package is
-new: a changed hash for an unchanged package means that the numbers have changed.
+Inputs are five extreme frames, and of poses real ones of the client's sample, of images random
+ones. Run it only when a package is new: a changed hash for an unchanged package means that the
+numbers have changed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import numpy.typing as npt
 from emamba.export.golden import extreme_frames
 from emamba.fixed import Mirror
 from emamba.package import Package, load_package
+from emamba.tasks import ImageTask
 from emamba.tasks.mars import feature_maps
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "client" / "emamba_client" / "samples" / "mars_sample.npz"
 VERSION = 1
+_RANDOM = 4
 
 
 def golden_path(package: Package) -> Path:
@@ -41,11 +44,15 @@ def stage_hashes(package: Package, batch: npt.NDArray[np.int8]) -> dict[str, str
 
 
 def inputs(package: Package) -> npt.NDArray[np.int8]:
-    """59 real frames and 5 extreme ones, quantised."""
+    """59 real frames of poses or 4 random ones of images, and 5 extreme ones, quantised."""
+    extreme = extreme_frames(package.model.config)
+    if isinstance(package.task, ImageTask):
+        shape = (_RANDOM, *package.model.config.input_shape)
+        random = np.random.default_rng(VERSION).integers(-127, 128, shape).astype(np.int8)
+        return np.concatenate([random, extreme])
     with np.load(SAMPLE) as sample:
         ends = np.cumsum(sample["counts"])
         frames = np.split(sample["points"], ends[:-1])[::4][:59]
-    extreme = extreme_frames(package.model.config)
     return np.concatenate([package.encode(feature_maps(list(frames))), extreme])
 
 

@@ -112,6 +112,17 @@ def test_a_network_in_chunks_equals_its_steps(monkeypatch: pytest.MonkeyPatch) -
     assert max(relative(gradients(network, maps), want).values()) < 1e-10
 
 
+def test_chunks_work_in_bfloat16(monkeypatch: pytest.MonkeyPatch, maps: Tensor) -> None:
+    """Tolerance: as of the fused operation."""
+    monkeypatch.setattr("emamba.model.network.available", lambda: False)
+    network = EMamba(MARS_CONFIG)
+    want = gradients(network, maps)
+    network.set_fused(True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        errors = relative(gradients(network, maps), want)
+    assert max(errors.values()) < 0.12
+
+
 def test_what_must_be_seen_step_by_step_is_not_fused(
     calibrated: tuple[EMamba, dict[str, Fixed]], maps: Tensor
 ) -> None:

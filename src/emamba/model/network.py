@@ -110,7 +110,10 @@ class MambaBlock(Stage):
         pre, z = self._halves(both)
         u = self._conv(functional.pad(pre.transpose(1, 2), (self.config.d_conv - 1, 0)))
         delta, B, C = self._project(u)
-        y = selective_scan(u, delta, -self.A_log.exp(), B, C) + self.D * u
+        # Half floats would lose a state's small steps.
+        with torch.autocast(u.device.type, enabled=False):
+            u, delta, B, C = (t.to(self.A_log.dtype) for t in (u, delta, B, C))
+            y = selective_scan(u, delta, -self.A_log.exp(), B, C) + self.D * u
         return self._gate(y, z, tables)
 
     def _at_once(self, both: Tensor, rounding: Rounding | None) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from emamba.fixed import IntegerModel
 from emamba.fixed.model import block_names
 from emamba.fixed.tables import TABLES
 from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear, count_parameters
-from emamba.package import new_folder, write_package
+from emamba.package import load_package, new_folder, write_package
 from emamba.quantise import FakeQuantNumerics, calibrate, observe, to_integer_model
 from emamba.quantise.convert import integer_tables
 from emamba.tasks import ImageTask
+from emamba.train.card import write_card
 from emamba.train.checkpoint import save_checkpoint
 from emamba.train.cnn import ResNet
 from emamba.train.images_data import ImageAugmentation, ImageData, read_image_data
@@ -50,6 +52,7 @@ class ImageRecipe:
     dataset: str
     config: ModelConfig
     augmentation: ImageAugmentation
+    teacher_augmentation: ImageAugmentation
     float_schedule: Schedule
     integers_schedule: Schedule
     teacher_schedule: Schedule
@@ -64,7 +67,7 @@ class ImageRecipe:
     @property
     def teacher(self) -> dict[str, Any]:
         """What the teacher depends on: networks of all sizes share it."""
-        names: tuple[str, ...] = ("dataset", "augmentation")
+        names: tuple[str, ...] = ("dataset", "teacher_augmentation")
         names += ("teacher_schedule", "teacher_width", "teacher_blocks")
         everything = dataclasses.asdict(self)
         names += ("label_smoothing", "held_out", "seed")
@@ -102,7 +105,8 @@ class ImageRun:
         shape = DATASETS[self.recipe.dataset].shape
         blocks, width = self.recipe.teacher_blocks, self.recipe.teacher_width
         teacher = ResNet(shape[2], len(self.data.classes), blocks, width, stem_stride=2)
-        self.fit("teacher", teacher, self.recipe.teacher_schedule, self.teacher_folder)
+        schedule = self.recipe.teacher_schedule
+        self.fit("teacher", teacher, schedule, self.teacher_folder, self._teacher_loss)
         self.teacher = teacher.requires_grad_(False)
 
     def train_float(self) -> EMamba:
@@ -137,21 +141,25 @@ class ImageRun:
         """1024 training pictures normalised."""
         return self.data.normalise(self._images[:1024])
 
-    def fit(self, stage: str, network: nn.Module, schedule: Schedule, folder: Path) -> None:
-        """Train any network on this data and with this recipe's targets; see `loop.fit`."""
+    def fit(
+        self,
+        stage: str,
+        network: nn.Module,
+        schedule: Schedule,
+        folder: Path,
+        loss: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    ) -> None:
+        """Train any network on this data, by `loss` unless another is given; see `loop.fit`."""
         network.to(self.device)
-        job = Fit(stage, network, len(self._labels), self.loss, self.held_out, "error")
+        job = Fit(stage, network, len(self._labels), loss or self.loss, self.held_out, "error")
         seed = self.recipe.seed + sum(stage.encode())
         self.histories[stage] = fit(job, schedule, folder, seed, self.progress)
 
     def loss(self, network: nn.Module, rows: Tensor) -> Tensor:
-        """Of changed pictures of these rows, against labels and the teacher's answers."""
-        rows = rows.to(self.device)
-        pictures = self.data.normalise(self.recipe.augmentation(self._images[rows]))
+        """Of changed pictures of these rows, against the teacher's answers and labels."""
+        pictures = self._pictures(rows, self.recipe.augmentation)
         logits = self.logits(network, pictures)
-        plain = functional.cross_entropy(
-            logits, self._labels[rows], label_smoothing=self.recipe.label_smoothing
-        )
+        plain = self._against_labels(logits, rows)
         if self.teacher is None:
             return plain
         with torch.no_grad():
@@ -164,6 +172,18 @@ class ImageRun:
             log_target=True,
         )
         return share * softening**2 * divergence + (1 - share) * plain
+
+    def _teacher_loss(self, network: nn.Module, rows: Tensor) -> Tensor:
+        pictures = self._pictures(rows, self.recipe.teacher_augmentation)
+        return self._against_labels(self.logits(network, pictures), rows)
+
+    def _pictures(self, rows: Tensor, change: ImageAugmentation) -> Tensor:
+        return self.data.normalise(change(self._images[rows.to(self.device)]))
+
+    def _against_labels(self, logits: Tensor, rows: Tensor) -> Tensor:
+        smoothing = self.recipe.label_smoothing
+        labels = self._labels[rows.to(self.device)]
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def logits(self, network: nn.Module, pictures: Tensor) -> Tensor:
         """Normalised pictures (b, height, width, channels) -> float32 logits, any network's."""
@@ -273,6 +293,7 @@ def _describe(run: ImageRun, ablation: dict[str, dict[str, float]]) -> dict[str,
         "recipe": dataclasses.asdict(run.recipe),
         "data_sha256": run.data.sha256,
         "data_origin": run.data.origin,
+        "trained": len(run.data.images),
         "environment": environment(),
         "seconds": {
             stage: round(sum(row["seconds"] for row in history), 1)
@@ -292,7 +313,7 @@ def _leave(
     task: ImageTask,
     record: dict[str, Any],
 ) -> None:
-    """Checkpoint, package and record."""
+    """Checkpoint, package with its card, and record."""
     wanted = ("recipe", "data_sha256", "data_origin", "git_revision", "environment")
     provenance = {key: record[key] for key in wanted}
     checkpoint = out / name / "float.safetensors"
@@ -309,5 +330,6 @@ def _leave(
             key: test["mirror"][key] for key in ("accuracy", "calibration_error", "per_class")
         },
     }
-    write_package(out / "packages", name, version, model, task, provenance, accuracy)
+    folder = write_package(out / "packages", name, version, model, task, provenance, accuracy)
+    write_card(folder, load_package(folder), record)
     write_record(out / name / "record.json", record)

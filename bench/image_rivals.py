@@ -1,0 +1,102 @@
+"""Small networks of other families for pictures: a vision transformer and an MLP-Mixer.
+
+Both take normalised pictures (b, height, width, channels), cut them into 4 x 4 patches as our image
+networks do, average their tokens and give logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Mixer", "VisionTransformer"]
+
+_PATCH = 4
+
+
+class _Patches(nn.Module):
+    def __init__(self, shape: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        height, columns, channels = shape
+        self.count = (height // _PATCH) * (columns // _PATCH)
+        self.embed = nn.Conv2d(channels, width, _PATCH, _PATCH)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        tokens: Tensor = self.embed(pictures.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        return tokens
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm1(x)).reshape(batch, length, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        # Written out: for a few dozen tokens the fused operation is slower on CPUs.
+        weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
+        mixed = weights @ v
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class VisionTransformer(nn.Module):
+    """After A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021: pre-norm, learned
+    positions, here with the tokens' mean in place of a class token."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        n_outputs: int,
+        width: int,
+        depth: int,
+        heads: int = 4,
+        mlp_ratio: int = 2,
+    ) -> None:
+        super().__init__()
+        self.patches = _Patches(shape, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(self.patches.count, width))
+        self.blocks = nn.Sequential(*(_Attention(width, heads, mlp_ratio) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, n_outputs)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.blocks(self.patches(pictures) + self.positions)
+        out: Tensor = self.head(self.norm(x).mean(1))
+        return out
+
+
+class _Mixing(nn.Module):
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.along = nn.Sequential(nn.Linear(tokens, tokens), nn.GELU(), nn.Linear(tokens, tokens))
+        self.across = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.along(self.norm1(x).transpose(1, 2)).transpose(1, 2)
+        out: Tensor = x + self.across(self.norm2(x))
+        return out
+
+
+class Mixer(nn.Module):
+    """After I. Tolstikhin et al., "MLP-Mixer", 2021."""
+
+    def __init__(self, shape: tuple[int, int, int], n_outputs: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.patches = _Patches(shape, width)
+        self.blocks = nn.Sequential(*(_Mixing(self.patches.count, width) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, n_outputs)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        out: Tensor = self.head(self.norm(self.blocks(self.patches(pictures))).mean(1))
+        return out
