@@ -19,7 +19,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from emamba import __version__
-from emamba.data import DataError
+from emamba.data import DATASETS, DataError
 from emamba.engines import EngineError, open_engine
 from emamba.evaluate import Labelled, in_batches, read_labelled, report_on
 from emamba.export import export_hls
@@ -361,6 +361,49 @@ def ablate(
     table = Table("norm", "MAE (cm)", "RMSE (cm)", title="Held-out blocks of validate (measured)")
     for name, errors in found.items():
         _add_row(table, name, errors)
+    Console().print(table)
+
+
+@app.command()
+def study(
+    dataset: Annotated[str, typer.Argument(help="fashion-mnist or cifar10.")],
+    data: ImageFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; runs/study-DATASET if not given.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs each variant trains.")] = 4,
+    rows: Annotated[int, typer.Option(min=1, help="Training images it sees.")] = 20_000,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Compare token orders, patch sizes, positions and heads on images, at equal budgets."""
+    _need_torch()
+    import torch  # noqa: PLC0415
+
+    from emamba.train.image_recipes import RECIPES  # noqa: PLC0415
+    from emamba.train.image_study import study_images  # noqa: PLC0415
+    from emamba.train.images_data import read_image_data  # noqa: PLC0415
+
+    if dataset not in DATASETS:
+        raise UserError(f"the data set must be one of {', '.join(DATASETS)}, not {dataset!r}")
+    recipe = RECIPES[dataset]
+    schedule = dataclasses.replace(recipe.float_schedule, epochs=epochs, evaluate_every=epochs)
+    recipe = dataclasses.replace(recipe, float_schedule=schedule)
+    folder = out or Path(f"runs/study-{dataset}")
+    torch.set_num_threads(threads)
+
+    def report(row: dict[str, Any]) -> None:
+        typer.echo(f"{row['variant']}: {row['accuracy']:.4f}", err=True)
+
+    with _resumable(folder), ProgressDisplay() as progress:
+        images = read_image_data(dataset, data, recipe.held_out)
+        found = study_images(images, recipe, rows, folder, progress, report)
+    if as_json:
+        typer.echo(json.dumps({"epochs": epochs, "rows": rows, "variants": found}))
+        return
+    table = Table("variant", "parameters", "accuracy", title="Held-out images (measured)")
+    for row in found:
+        table.add_row(row["variant"], f"{row['parameters']:,}", f"{row['accuracy']:.4f}")
     Console().print(table)
 
 

@@ -40,6 +40,14 @@ def test_fast_meets_its_bars() -> None:
     assert max(total(parts).shares()) <= 0.60
 
 
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("folder", find_packages(ROOT / "models"), ids=lambda f: f.parent.name)
+def test_every_shipped_network_fits_the_board(folder: Path, name: str) -> None:
+    """In `fast` within its 60 %, in `small` as small as it can be."""
+    _, parts = _modelled(preset(name, load_package(folder).model.config))
+    assert max(total(parts).shares()) <= 0.60
+
+
 def test_small_meets_its_bars() -> None:
     timing, parts = _modelled(preset("small", CONFIG))
     assert timing.interval_cycles <= 12_800

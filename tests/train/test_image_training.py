@@ -18,6 +18,7 @@ from emamba.package import PackageError, load_package
 from emamba.train.checkpoint import load_checkpoint
 from emamba.train.cnn import ResNet
 from emamba.train.image_recipes import RECIPES
+from emamba.train.image_study import VARIANTS, StudyNetwork, Variant, study_images, token_order
 from emamba.train.images import ImageRecipe, ImageRun, train_images
 from emamba.train.images_data import ImageAugmentation, read_image_data
 from emamba.train.loop import Schedule
@@ -171,3 +172,42 @@ def test_targets_blend_labels_and_the_teachers_answers(tmp_path: Path) -> None:
     twin.load_state_dict(run.teacher.state_dict())
     assert float(run.loss(twin, torch.arange(20)).detach()) == pytest.approx(0, abs=1e-6)
     assert float(run.loss(EMamba(recipe.config), torch.arange(20)).detach()) > 0.01
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_of_the_study_learns(variant: Variant) -> None:
+    config = dataclasses.replace(RECIPE.config, n_layer=4, **variant.sizes)
+    network = StudyNetwork(config, variant)
+    network.set_fused(True)
+    maps = torch.randn(3, *config.input_shape)
+    network(maps).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
+
+
+def test_the_first_variant_is_what_ships() -> None:
+    torch.manual_seed(0)
+    network = StudyNetwork(RECIPE.config, VARIANTS[0])
+    shipped = EMamba(RECIPE.config)
+    shipped.load_state_dict(network.state_dict())
+    maps = torch.randn(3, *RECIPE.config.input_shape)
+    assert torch.equal(network(maps), shipped(maps))
+
+
+def test_orders_of_tokens() -> None:
+    config = dataclasses.replace(
+        RECIPE.config, input_height=8, input_width=12, patch=4
+    )  # 2 x 3 tokens
+    ways = {"rows": [0, 1, 2, 3, 4, 5], "columns": [0, 3, 1, 4, 2, 5]}
+    for way, want in ways.items():
+        assert token_order(config, way).tolist() == want
+        assert token_order(config, f"{way} back").tolist() == want[::-1]
+
+
+def test_the_study_reports_each_variant(tmp_path: Path) -> None:
+    write_fashion(tmp_path / "data")
+    data = read_image_data("fashion-mnist", tmp_path / "data", 50)
+    rows: list[dict[str, Any]] = []
+    found = study_images(data, RECIPE, 128, tmp_path / "out", silent, rows.append)
+    assert found == rows
+    assert [row["variant"] for row in found] == [variant.name for variant in VARIANTS]
+    assert all(0 <= row["accuracy"] <= 1 for row in found)

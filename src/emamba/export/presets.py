@@ -34,12 +34,21 @@ class PresetError(ValueError):
 def preset(name: str, config: ModelConfig) -> Folding:
     """`fast`: the fastest within 60 % of each resource of a ZCU102; `small`: within 15 %.
 
-    Networks that exceed the share however they are folded get their smallest folding.
+    Networks that exceed the share however they are folded get their smallest folding, FIFOs lying
+    where their largest share of any resource is least.
     """
     if name not in _MAX_SHARES:
         raise PresetError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}; name one")
-    chooser = _Chooser(config, _FIFO_BRAM_BITS[name])
-    return chooser.within(_MAX_SHARES[name]) or chooser.smallest()
+    found = _Chooser(config, _FIFO_BRAM_BITS[name]).within(_MAX_SHARES[name])
+    return found or min(_smallest(config), key=lambda sized: sized[0])[1]
+
+
+def _smallest(config: ModelConfig) -> Iterator[tuple[float, Folding]]:
+    """The smallest folding for each place of FIFOs, after its largest share of a resource."""
+    for bits in dict.fromkeys(_FIFO_BRAM_BITS.values()):
+        chooser = _Chooser(config, bits)
+        folding = chooser.smallest()
+        yield max(chooser.total(folding).shares()), folding
 
 
 def choose(
