@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -132,3 +133,11 @@ def test_what_must_be_seen_step_by_step_is_not_fused(
     network.set_fused(True)
     torch.testing.assert_close(gradients(network, maps), want, rtol=0, atol=0)
     assert isinstance(network.numerics, FloatNumerics)
+
+
+@needs_compiler
+def test_the_process_keeps_its_small_floats() -> None:
+    """-ffast-math would flush them to zero, in every thread that loads the library."""
+    assert available()
+    smallest = np.array([5e-324])
+    assert float((smallest * 1.0)[0]) == 5e-324
