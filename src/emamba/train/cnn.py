@@ -32,16 +32,13 @@ class ResNet(nn.Module):
 
     ResNet-8 has 1 block a stage, ResNet-20 has 3, both with width 16. After K. He et al., "Deep
     Residual Learning for Image Recognition", 2016, section 4.2, but with 1x1 convolutions where
-    sizes change. `stem_stride` 2 quarters the work. Takes normalised pictures (b, height, width,
-    channels), gives (b, n_outputs).
+    sizes change. Takes normalised pictures (b, height, width, channels), gives (b, n_outputs).
     """
 
-    def __init__(
-        self, channels: int, n_outputs: int, blocks: int, width: int, stem_stride: int = 1
-    ) -> None:
+    def __init__(self, channels: int, n_outputs: int, blocks: int, width: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, stem_stride, 1, bias=False),
+            nn.Conv2d(channels, width, 3, 1, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         )

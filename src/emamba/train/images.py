@@ -46,7 +46,8 @@ Probabilities = npt.NDArray[np.float64]
 class ImageRecipe:
     """Everything a run depends on besides the data.
 
-    Targets are `teacher_share` parts the teacher's softened probabilities and the rest labels.
+    Targets are `teacher_share` parts the teacher's softened probabilities, averaged over all ways
+    in which the network sees a picture, and the rest labels.
     """
 
     dataset: str
@@ -56,12 +57,12 @@ class ImageRecipe:
     float_schedule: Schedule
     integers_schedule: Schedule
     teacher_schedule: Schedule
-    teacher_width: int = 64
+    teacher_width: int = 48
     teacher_blocks: int = 1
     teacher_share: float = 0.9
     softening: float = 2.0
     label_smoothing: float = 0.1
-    held_out: int = 5000
+    held_out: int = 2500
     seed: int = 0
 
     @property
@@ -92,22 +93,36 @@ class ImageRun:
         self.data, self.recipe, self.progress = data, recipe, progress
         self.folder, self.teacher_folder = folder, teacher_folder
         self.histories: dict[str, list[dict[str, float]]] = {}
-        self.teacher: nn.Module | None = None
+        self.taught: Tensor | None = None
         self._images, self._labels = data.images.to(self.device), data.labels.to(self.device)
         self._held = data.held_images.to(self.device)
 
     def train_teacher(self) -> None:
-        """The CNN whose answers the network learns, if the recipe has one."""
+        """The CNN whose answers the network learns, if the recipe has one, and its answers."""
         if self.recipe.teacher_share == 0:
             return
         claim_folder(self.teacher_folder, {"recipe": self.recipe.teacher, **self.data.identity})
         torch.manual_seed(self.recipe.seed + 100)
         shape = DATASETS[self.recipe.dataset].shape
         blocks, width = self.recipe.teacher_blocks, self.recipe.teacher_width
-        teacher = ResNet(shape[2], len(self.data.classes), blocks, width, stem_stride=2)
+        teacher = ResNet(shape[2], len(self.data.classes), blocks, width)
         schedule = self.recipe.teacher_schedule
         self.fit("teacher", teacher, schedule, self.teacher_folder, self._teacher_loss)
-        self.teacher = teacher.requires_grad_(False)
+        self.taught = self._answers(teacher)
+
+    @torch.no_grad()
+    def _answers(self, teacher: nn.Module) -> Tensor:
+        """(n, n_outputs) softened log probabilities of all training rows, each the mean over the
+        ways in which the network sees its picture."""
+        change, parts = self.recipe.augmentation, []
+        for chunk in torch.split(self._images, 500):
+            total = torch.zeros(len(chunk), len(self.data.classes), device=self.device)
+            for way in range(change.count):
+                pictures = change.change(chunk, torch.full((len(chunk),), way))
+                logits = self.logits(teacher, self.data.normalise(pictures))
+                total += functional.softmax(logits / self.recipe.softening, 1)
+            parts.append((total / change.count).log())
+        return torch.cat(parts)
 
     def train_float(self) -> EMamba:
         """The network with exact SiLU and exp."""
@@ -160,14 +175,12 @@ class ImageRun:
         pictures = self._pictures(rows, self.recipe.augmentation)
         logits = self.logits(network, pictures)
         plain = self._against_labels(logits, rows)
-        if self.teacher is None:
+        if self.taught is None:
             return plain
-        with torch.no_grad():
-            taught = self.logits(self.teacher, pictures)
         softening, share = self.recipe.softening, self.recipe.teacher_share
         divergence = functional.kl_div(
             functional.log_softmax(logits / softening, 1),
-            functional.log_softmax(taught / softening, 1),
+            self.taught[rows.to(self.device)],
             reduction="batchmean",
             log_target=True,
         )
@@ -237,8 +250,13 @@ def train_images(
     rounded = to_integer_model(network, formats)
     ablation["integers, calibrated"] = _held_out_integers(rounded, run)
     exact = {key: value.clone() for key, value in network.state_dict().items()}
-    model = run.tune_integers(network, formats)
-    ablation["integers, fine-tuned"] = _held_out_integers(model, run)
+    tuned = run.tune_integers(network, formats)
+    ablation["integers, fine-tuned"] = _held_out_integers(tuned, run)
+    model = max(
+        (rounded, ablation["integers, calibrated"]),
+        (tuned, ablation["integers, fine-tuned"]),
+        key=lambda candidate: candidate[1]["accuracy"],
+    )[0]
     network.load_state_dict(exact)
     task = _calibrated(model, run)
     record = {"git_revision": revision, **_describe(run, ablation)}

@@ -65,35 +65,31 @@ def read_image_data(name: str, folder: Path, held_out: int) -> ImageData:
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """Pictures moved by up to `shift` pixels, mirrored half of the time where `mirror` is set, and
-    an `erase` x `erase` square made grey."""
+    """Pictures moved by up to `shift` pixels, and mirrored half of the time where `mirror` is
+    set."""
 
     shift: int = 4
     mirror: bool = True
-    erase: int = 0
 
     def __call__(self, images: Tensor) -> Tensor:
         """A changed copy of uint8 (b, height, width, channels); what moves in is 0."""
+        return self.change(images, torch.randint(0, self.count, (len(images),)))
+
+    @property
+    def count(self) -> int:
+        """How many ways there are to change a picture."""
+        return (2 * self.shift + 1) ** 2 * (1 + self.mirror)
+
+    def change(self, images: Tensor, ways: Tensor) -> Tensor:
+        """Each picture changed in one of `count` ways, int64 (b,)."""
         batch, height, width, channels = images.shape
         s = self.shift
-        rows = torch.arange(height) + torch.randint(0, 2 * s + 1, (batch, 1))
-        columns = torch.arange(width) + torch.randint(0, 2 * s + 1, (batch, 1))
+        moves = ways // (1 + self.mirror)
+        rows = torch.arange(height) + (moves // (2 * s + 1))[:, None]
+        columns = torch.arange(width) + (moves % (2 * s + 1))[:, None]
         if self.mirror:
-            turned = torch.rand(batch, 1) < 0.5
-            columns = torch.where(turned, columns.flip(1), columns)
+            columns = torch.where((ways % 2 == 1)[:, None], columns.flip(1), columns)
         padded = functional.pad(images, (0, 0, s, s, s, s))
         at = (rows[:, :, None] * (width + 2 * s) + columns[:, None]).reshape(batch, -1, 1)
         moved = padded.flatten(1, 2).gather(1, at.to(images.device).expand(-1, -1, channels))
-        return self._erase(moved.reshape(images.shape))
-
-    def _erase(self, images: Tensor) -> Tensor:
-        if not self.erase:
-            return images
-        batch, height, width, _ = images.shape
-        inside = []
-        for size in (height, width):
-            first = torch.randint(1 - self.erase, size, (batch, 1))
-            at = torch.arange(size)
-            inside.append((at >= first) & (at < first + self.erase))
-        square = inside[0][:, :, None] & inside[1][:, None]
-        return images.masked_fill(square[..., None].to(images.device), 128)
+        return moved.reshape(images.shape)
