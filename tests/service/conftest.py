@@ -66,6 +66,7 @@ class MadeUpEngine:
         self.flips: dict[tuple[int, int], int] = {}
         self.refusal: str | None = None
         self.closed = False
+        self.model = model
         self._mirror = MirrorEngine(model)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -83,8 +84,12 @@ class MadeUpEngine:
         self.closed = True
 
 
+# Versions of mars that the service's tests serve, and what their random weights grow from.
+SEEDS = {"9": 9, "10": 15}
+
+
 class MadeUpEngines:
-    """A factory of `MadeUpEngine`; `opened` holds them in the order of the models."""
+    """A factory of `MadeUpEngine`; `opened` holds them as they came, several at a time."""
 
     def __init__(self) -> None:
         self.opened: list[MadeUpEngine] = []
@@ -93,10 +98,19 @@ class MadeUpEngines:
         self.opened.append(MadeUpEngine(model))
         return self.opened[-1]
 
+    def of(self, version: str) -> MadeUpEngine:
+        """The engine that was last opened for one of the versions of mars."""
+        wanted = random_model(MARS_CONFIG, SEEDS[version]).tensors["head.fc1.weight"]
+        return next(
+            engine
+            for engine in reversed(self.opened)
+            if np.array_equal(engine.model.tensors["head.fc1.weight"], wanted)
+        )
+
     @property
     def latest(self) -> MadeUpEngine:
         """The engine of the latest version, which answers unless asked otherwise."""
-        return self.opened[-1]
+        return self.of("10")
 
 
 @contextmanager
@@ -156,8 +170,8 @@ def new_package() -> Callable[..., Path]:
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions of mars; 10 is the later one."""
     root = tmp_path_factory.mktemp("models")
-    write_mars(root, "9", 9)
-    write_mars(root, "10", 15)
+    for version, seed in SEEDS.items():
+        write_mars(root, version, seed)
     return root
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -91,7 +92,7 @@ def test_degraded_engine_stays_ready_and_is_shown(made_up, engines, points):
 @pytest.mark.parametrize("version", ["9", "10"])
 def test_engine_that_nobody_replaces_ends_readiness(made_up, engines, state, version):
     with made_up() as service:
-        engine = engines.opened[("9", "10").index(version)]
+        engine = engines.of(version)
         engine.status = EngineStatus(state, "a transfer did not end within 0.5 s")
         answer = service.get("/health/ready")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -121,8 +122,10 @@ def test_state_of_every_engine_is_a_metric(made_up, engines):
 
 
 def test_engines_are_closed_if_one_of_them_does_not_open(calling, settings, engines):
+    calls = itertools.count()
+
     def second_refuses(name: str, model: IntegerModel):
-        if engines.opened:
+        if next(calls) == 1:
             raise EngineError("the board holds one model only")
         return engines(name, model)
 

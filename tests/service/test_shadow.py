@@ -363,7 +363,7 @@ def test_requests_of_a_round_are_told_apart(bench, caplog):
 
 def test_models_of_a_round_are_told_apart(shadowed, engines, points):
     with shadowed() as service:
-        engines.opened[0].flips = {(0, 0): 1}
+        engines.of("9").flips = {(0, 0): 1}
         for version in ("9", "10", "9"):
             service.pose({"points": points, "version": version})
         check_count(service, matches=1, mismatches=2)

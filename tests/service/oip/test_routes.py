@@ -262,7 +262,7 @@ def test_a_model_whose_engine_recovers_is_not_ready(
 ) -> None:
     status = type(engines(None, random_model(MARS_CONFIG, 0)).status)
     with calling(create_app(settings(models=oip_models), engine_factory=engines)) as service:
-        engines.latest.status = status("recovering", "a transfer failed")
+        engines.opened[-1].status = status("recovering", "a transfer failed")
         ready = {
             path: service.get(f"/v2/models/{path}/ready").status_code
             for path in ("mars", "mars/versions/1", "digits")
