@@ -69,7 +69,7 @@ def serving(*options: str) -> Iterator[Service]:
     ]
     environment = {name: text for name, text in os.environ.items() if "EMAMBA_" not in name}
     with subprocess.Popen(
-        [*command, "--models", ROOT / "models", *options],
+        [*command, "--models", ROOT / "tests" / "one_model", *options],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT,
     ) as process:  # fmt: skip
         assert process.stdout is not None

@@ -128,7 +128,14 @@ def verified(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """The report of `emamba-service verify` on the emulator, with these options."""
 
     def run(*arguments: str) -> dict[str, Any]:
-        common = ("verify", "--engine", "emulator", "--models", str(ROOT / "models"), "--json")
+        common = (
+            "verify",
+            "--engine",
+            "emulator",
+            "--models",
+            str(ROOT / "tests" / "one_model"),
+            "--json",
+        )
         result = CliRunner().invoke(cli, [*common, *arguments])
         assert result.stdout, result.stderr
         report: dict[str, Any] = json.loads(result.stdout)

@@ -16,7 +16,7 @@ from emamba.package import load_package
 from emamba_service.cli import cli
 from emamba_service.shadow_files import Reproducer
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[1] / "one_model"
 pytestmark = pytest.mark.skipif(find_spec("pynq") is None, reason="needs pynq")
 
 

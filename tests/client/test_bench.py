@@ -19,7 +19,7 @@ from emamba_client.bench.load import Load, Measured, Plan, Request, due_times
 from emamba_client.cli import app
 from service.test_live import Live, finish, start
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[1] / "one_model"
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from emamba_client.sources.replay import ReplaySource
 from radar_streams import packet
 from service.test_live import Live, finish, start
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[1] / "one_model"
 FRAMES = sample_frames(movement=6)[:8]
 
 

@@ -22,7 +22,7 @@ DOCUMENTED = "http://127.0.0.1:8000"
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    service = start(REPOSITORY / "models")
+    service = start(REPOSITORY / "tests" / "one_model")
     yield service
     finish(service)
 

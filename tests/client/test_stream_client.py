@@ -31,7 +31,7 @@ from emamba_client import (
 from emamba_client._stream_wire import read_answer, read_hello
 from service.test_live import Live, finish, start
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[1] / "one_model"
 FRAMES = sample_frames()[:20]
 
 

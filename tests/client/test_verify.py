@@ -23,7 +23,7 @@ from emamba_client.verify.ways import WAYS
 from service.conftest import write_mars
 from service.test_live import Live, finish, start
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[1] / "one_model"
 PACKAGE = MODELS / "mars" / "1"
 
 

@@ -20,7 +20,7 @@ from verify_depth import FULL
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-FOLDERS = find_packages(ROOT / "models") + find_packages(ROOT / "examples" / "images")
+FOLDERS = find_packages(ROOT / "models")
 NAMES = [f"{folder.parent.name}-{folder.name}" for folder in FOLDERS]
 IMAGES = [folder for folder in FOLDERS if isinstance(load_package(folder).task, ImageTask)]
 MARS = ROOT / "models" / "mars" / "1"
@@ -59,8 +59,7 @@ def test_decay_is_a_decay(package: Package) -> None:
 
 def test_golden_vectors_are_of_this_package(package: Package, golden: dict[str, Any]) -> None:
     assert (golden["magic"], golden["version"]) == ("emamba-golden", 1)
-    place = "models" if package.name == "mars" else "examples/images"
-    folder = f"{place}/{package.name}/{package.version}"
+    folder = f"models/{package.name}/{package.version}"
     remedy = f"run: .venv/bin/python tests/golden/make.py {folder}"
     assert golden["package_sha256"] == package.sha256, remedy
     assert golden["config_hash"] == package.model.config_hash, remedy

@@ -160,7 +160,7 @@ class Load:
 class Server:
     """One `emamba-service`, on a port that it keeps when it is started again."""
 
-    def __init__(self, name: str, engine: str, models: Path = ROOT / "models") -> None:
+    def __init__(self, name: str, engine: str, models: Path = ROOT / "tests" / "one_model") -> None:
         self.name, self.port = name, free_port()
         self._options = ["--models", str(models), "--engine", engine, "--port", str(self.port)]
         self._process: subprocess.Popen[bytes] | None = None

@@ -116,7 +116,7 @@ def service(tmp_path_factory) -> Iterator[int]:
     options: dict[str, Any] = {
         "engine": "auto",
         "port": port,
-        "models": ROOT / "models",
+        "models": ROOT / "tests" / "one_model",
         "sysfs": folder / "sys",
         "shadow-fraction": 1,
         "shadow-folder": folder / "shadow",

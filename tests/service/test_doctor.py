@@ -24,7 +24,7 @@ from emamba_service.settings import Settings
 from emamba_service.telemetry.rails import ZCU102
 
 ROOT = Path(__file__).parents[2]
-MODELS = ROOT / "models"
+MODELS = ROOT / "tests" / "one_model"
 MIB = 2**20
 VERSIONS = {"pynq": "3.1.2", "pycparser": "2.23", "numpy": "1.26.4"}
 FILES = {

@@ -173,7 +173,9 @@ def test_interrupt_ends_with_130_and_the_same_command_goes_on(models_dir, data, 
 )
 def test_shipped_model_on_real_frames():
     arguments = ("--data", str(SHARED_DATA), "--model", "mars", "--version", "1")
-    result = run(ROOT / "models", *arguments, "--frames", "500", "--json", engine="auto")
+    result = run(
+        ROOT / "tests" / "one_model", *arguments, "--frames", "500", "--json", engine="auto"
+    )
     report = Report.model_validate_json(result.stdout)
     assert (result.exit_code, report.comparison.compared) == (0, 500)
     assert report.accuracy.engine == report.accuracy.mirror
