@@ -12,11 +12,12 @@ from emamba.fixed.model import (
     added_operands,
     block_names,
 )
-from emamba.model import EMamba, FloatNumerics
+from emamba.fixed.tables import TABLES
+from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear
 from emamba.quantise.convert import parameter_values
 from emamba.quantise.numerics import ObservingNumerics
 
-__all__ = ["best_format", "calibrate", "observe"]
+__all__ = ["best_format", "calibrate", "fit_tables", "observe"]
 
 # delta * A never exceeds 0 and exp is 0 below -4: Q4.8 covers [-8, 8) finely enough for the 2**-7
 # units of dA. Both are wired, not calibrated.
@@ -50,6 +51,18 @@ def observe(model: EMamba, maps: Tensor, batch: int = 256) -> ObservingNumerics:
         model(chunk)
     model.set_numerics(FloatNumerics())
     return observer
+
+
+def fit_tables(model: EMamba, maps: Tensor) -> None:
+    """Put tables fitted to the model's own arguments, from normalised `maps`, in place of its SiLU
+    and exp."""
+    observer = observe(model, maps)
+    for spec in (SILU, EXP):
+        _, result = TABLES[spec.name]
+        arguments = [observer.samples(f"{at}{result}.argument") for at in block_names(model.config)]
+        table = PiecewiseLinear(spec)
+        table.fit(torch.cat(arguments).cpu().numpy())
+        model.tables[spec.name] = table.to(maps.device)
 
 
 def calibrate(model: EMamba, maps: Tensor) -> dict[str, Fixed]:

@@ -18,7 +18,7 @@ import optuna
 from emamba.config import ModelConfig
 from emamba.evaluate import pose_report
 from emamba.model import EMamba, count_parameters
-from emamba.quantise import calibrate, to_integer_model
+from emamba.quantise import calibrate, fit_tables, to_integer_model
 from emamba.train.loop import Progress, Schedule
 from emamba.train.mars import MARS_CONFIG, MarsRecipe, MarsRun
 from emamba.train.mars_data import TrainingData
@@ -107,7 +107,7 @@ def _score(
     recipe = MarsRecipe(config=config, teachers=0, float_schedule=schedule)
     run = MarsRun(data, recipe, folder, progress)
     network = run.train_float()
-    run.fit_tables(network)
+    fit_tables(network, run.calibration_maps())
     model = to_integer_model(network, calibrate(network, run.calibration_maps()))
     joints = predict_integers(model, data.task, data.held_out.features)
     return float(pose_report(joints, data.held_out)["rmse_cm"])

@@ -22,11 +22,9 @@ from emamba.config import Fixed, ModelConfig
 from emamba.data import DATASETS, ImageSplit, read_images
 from emamba.evaluate import class_report, fit_temperature
 from emamba.fixed import IntegerModel
-from emamba.fixed.model import block_names
-from emamba.fixed.tables import TABLES
-from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear, count_parameters
-from emamba.package import load_package, new_folder, write_package
-from emamba.quantise import FakeQuantNumerics, calibrate, observe, to_integer_model
+from emamba.model import EMamba, FloatNumerics, count_parameters
+from emamba.package import decode, load_package, new_folder, write_package
+from emamba.quantise import FakeQuantNumerics, calibrate, fit_tables, to_integer_model
 from emamba.quantise.convert import integer_tables
 from emamba.tasks import ImageTask
 from emamba.train.card import write_card
@@ -34,8 +32,8 @@ from emamba.train.checkpoint import save_checkpoint
 from emamba.train.cnn import ResNet
 from emamba.train.images_data import ImageAugmentation, ImageData, read_image_data
 from emamba.train.loop import Fit, Progress, Schedule, fit
-from emamba.train.predict import predict, predict_integers
-from emamba.train.record import claim_folder, environment, git_revision, write_record
+from emamba.train.predict import integer_outputs, predict, predict_integers
+from emamba.train.record import claim_folder, describe, git_revision, write_record
 
 __all__ = ["ImageRecipe", "ImageRun", "train_images"]
 
@@ -131,18 +129,6 @@ class ImageRun:
         network.set_fused(True)
         self.fit("float", network, self.recipe.float_schedule, self.folder)
         return network
-
-    def fit_tables(self, network: EMamba) -> None:
-        """Put tables fitted to the network's own arguments in place of the exact functions."""
-        observer = observe(network, self.calibration_maps())
-        for spec in (SILU, EXP):
-            _, result = TABLES[spec.name]
-            arguments = [
-                observer.samples(f"{at}{result}.argument") for at in block_names(network.config)
-            ]
-            table = PiecewiseLinear(spec)
-            table.fit(torch.cat(arguments).cpu().numpy())
-            network.tables[spec.name] = table.to(self.device)
 
     def tune_integers(self, network: EMamba, formats: dict[str, Fixed]) -> IntegerModel:
         """Fine-tune through the integer pipeline's own arithmetic; scales and tables stay."""
@@ -244,22 +230,20 @@ def train_images(
     run.train_teacher()
     network = run.train_float()
     ablation = {"exact": _held_out(network.cpu(), run)}
-    run.fit_tables(network)
+    fit_tables(network, run.calibration_maps().cpu())
     ablation["fitted tables"] = _held_out(network, run)
     formats = calibrate(network, run.calibration_maps().cpu())
     rounded = to_integer_model(network, formats)
-    ablation["integers, calibrated"] = _held_out_integers(rounded, run)
     exact = {key: value.clone() for key, value in network.state_dict().items()}
     tuned = run.tune_integers(network, formats)
-    ablation["integers, fine-tuned"] = _held_out_integers(tuned, run)
-    model = max(
-        (rounded, ablation["integers, calibrated"]),
-        (tuned, ablation["integers, fine-tuned"]),
-        key=lambda candidate: candidate[1]["accuracy"],
-    )[0]
+    calibrated, fine_tuned = _Judged.on(rounded, run), _Judged.on(tuned, run)
+    ablation["integers, calibrated"] = {"accuracy": calibrated.accuracy}
+    ablation["integers, fine-tuned"] = {"accuracy": fine_tuned.accuracy}
+    best = max(calibrated, fine_tuned, key=lambda judged: judged.accuracy)
     network.load_state_dict(exact)
-    task = _calibrated(model, run)
-    record = {"git_revision": revision, **_describe(run, ablation)}
+    model, task = best.model, image_task(data, recipe, best.temperature)
+    record = {"git_revision": revision, **describe(recipe, data, run.histories, ablation)}
+    record["trained"] = len(data.images)
     record["parameters"] = count_parameters(network)
     record["test"] = _test(network, model, task, read_images(recipe.dataset, data_folder, "test"))
     _leave(out, name, version, network, model, task, record)
@@ -274,51 +258,37 @@ def _held_out(network: EMamba, run: ImageRun) -> dict[str, float]:
     return _accuracy(answers, run)
 
 
-def _held_out_integers(model: IntegerModel, run: ImageRun) -> dict[str, float]:
-    task = image_task(run.data, run.recipe)
-    return _accuracy(predict_integers(model, task, run.data.held_images.numpy(), "auto"), run)
-
-
 def _accuracy(answers: Probabilities, run: ImageRun) -> dict[str, float]:
     return {"accuracy": float((answers.argmax(1) == run.data.held_labels.numpy()).mean())}
 
 
-def _calibrated(model: IntegerModel, run: ImageRun) -> ImageTask:
-    """The task with the temperature that fits the held-out rows best."""
-    task = image_task(run.data, run.recipe)
-    answers = predict_integers(model, task, run.data.held_images.numpy(), "auto")
-    temperature = fit_temperature(np.log(answers), run.data.held_labels.numpy())
-    return dataclasses.replace(task, temperature=float(f"{temperature:.4g}"))
+@dataclass(frozen=True)
+class _Judged:
+    """Integers, their accuracy on held-out rows, and the temperature that fits these best."""
+
+    model: IntegerModel
+    accuracy: float
+    temperature: float
+
+    @classmethod
+    def on(cls, model: IntegerModel, run: ImageRun) -> _Judged:
+        task = image_task(run.data, run.recipe)
+        answers = predict_integers(model, task, run.data.held_images.numpy(), "auto")
+        temperature = fit_temperature(np.log(answers), run.data.held_labels.numpy())
+        accuracy = _accuracy(answers, run)["accuracy"]
+        return cls(model, accuracy, float(f"{temperature:.4g}"))
 
 
 def _test(
     network: EMamba, model: IntegerModel, task: ImageTask, split: ImageSplit
 ) -> dict[str, Any]:
-    def report(answers: Probabilities) -> dict[str, Any]:
-        return class_report(answers, split)
-
     untempered = dataclasses.replace(task, temperature=1.0)
+    outputs = integer_outputs(model, task, split.images, "auto")
     return {
         "frames": len(split),
-        "float": report(predict(network, untempered, split.images)),
-        "mirror": report(predict_integers(model, task, split.images, "auto")),
-        "mirror, temperature 1": report(predict_integers(model, untempered, split.images, "auto")),
-    }
-
-
-def _describe(run: ImageRun, ablation: dict[str, dict[str, float]]) -> dict[str, Any]:
-    return {
-        "recipe": dataclasses.asdict(run.recipe),
-        "data_sha256": run.data.sha256,
-        "data_origin": run.data.origin,
-        "trained": len(run.data.images),
-        "environment": environment(),
-        "seconds": {
-            stage: round(sum(row["seconds"] for row in history), 1)
-            for stage, history in run.histories.items()
-        },
-        "held_out": ablation,
-        "histories": run.histories,
+        "float": class_report(predict(network, untempered, split.images), split),
+        "mirror": class_report(decode(model, task, outputs), split),
+        "mirror, temperature 1": class_report(decode(model, untempered, outputs), split),
     }
 
 

@@ -22,11 +22,9 @@ from emamba.config import Fixed, ModelConfig
 from emamba.data import MarsSplit, read_mars
 from emamba.evaluate import pose_errors, pose_report
 from emamba.fixed import IntegerModel
-from emamba.fixed.model import block_names
-from emamba.fixed.tables import TABLES
 from emamba.model import EXP, SILU, EMamba, FloatNumerics, PiecewiseLinear, count_parameters
 from emamba.package import new_folder, write_package
-from emamba.quantise import FakeQuantNumerics, calibrate, observe, to_integer_model
+from emamba.quantise import FakeQuantNumerics, calibrate, fit_tables, to_integer_model
 from emamba.quantise.convert import integer_tables
 from emamba.tasks import PoseTask
 from emamba.train.augment import Augmentation, normalise
@@ -34,7 +32,7 @@ from emamba.train.checkpoint import save_checkpoint
 from emamba.train.loop import Fit, Progress, Schedule, fit
 from emamba.train.mars_data import TrainingData, read_training_data
 from emamba.train.predict import predict, predict_integers
-from emamba.train.record import claim_folder, environment, git_revision, plot_curves, write_record
+from emamba.train.record import claim_folder, describe, git_revision, plot_curves, write_record
 from emamba.train.teacher import PointSetTeacher
 
 __all__ = ["MARS_CONFIG", "MarsRecipe", "MarsRun", "train_mars"]
@@ -102,18 +100,6 @@ class MarsRun:
         network = EMamba(self.recipe.config, self.recipe.norm)
         self._fit("float", network, self.recipe.float_schedule, self._rows)
         return network
-
-    def fit_tables(self, network: EMamba) -> None:
-        """Put tables fitted to the network's own arguments in place of the exact functions."""
-        observer = observe(network, self.calibration_maps())
-        for spec in (SILU, EXP):
-            _, result = TABLES[spec.name]
-            arguments = [
-                observer.samples(f"{at}{result}.argument") for at in block_names(network.config)
-            ]
-            table = PiecewiseLinear(spec)
-            table.fit(torch.cat(arguments).numpy())
-            network.tables[spec.name] = table
 
     def tune_tables(self, network: EMamba) -> None:
         """Fine-tune network and breakpoints together."""
@@ -205,7 +191,7 @@ def train_mars(
     ablation = {"exact": _held_out(network, data)}
     network.tables.update({spec.name: PiecewiseLinear(spec) for spec in (SILU, EXP)})
     ablation["unfitted tables"] = _held_out(network, data)
-    run.fit_tables(network)
+    fit_tables(network, run.calibration_maps())
     ablation["fitted tables"] = _held_out(network, data)
     run.tune_tables(network)
     ablation["fine-tuned tables"] = _held_out(network, data)
@@ -215,7 +201,7 @@ def train_mars(
     model = run.tune_integers(network, formats)
     ablation["integers, fine-tuned"] = _held_out_integers(model, data)
     ablation["float twin of the integers"] = _held_out(network, data)
-    record = {"git_revision": revision, **_describe(run, ablation)}
+    record = {"git_revision": revision, **describe(recipe, data, run.histories, ablation)}
     record["test"] = _test(network, model, data.task, read_mars(data_folder, "test"))
     _leave(out, version, network, model, data, record)
     plot_curves(out / "curves.png", run.histories)
@@ -233,21 +219,6 @@ def _held_out(network: EMamba, data: TrainingData) -> dict[str, float]:
 
 def _held_out_integers(model: IntegerModel, data: TrainingData) -> dict[str, float]:
     return _errors(predict_integers(model, data.task, data.held_out.features), data.held_out)
-
-
-def _describe(run: MarsRun, ablation: dict[str, dict[str, float]]) -> dict[str, Any]:
-    return {
-        "recipe": dataclasses.asdict(run.recipe),
-        "data_sha256": run.data.sha256,
-        "data_origin": run.data.origin,
-        "environment": environment(),
-        "seconds": {
-            stage: round(sum(row["seconds"] for row in history), 1)
-            for stage, history in run.histories.items()
-        },
-        "held_out": ablation,
-        "histories": run.histories,
-    }
 
 
 def _test(network: EMamba, model: IntegerModel, task: PoseTask, split: MarsSplit) -> dict[str, Any]:

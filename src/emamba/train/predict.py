@@ -16,7 +16,7 @@ from emamba.model import EMamba
 from emamba.package import decode, encode
 from emamba.tasks import Task
 
-__all__ = ["predict", "predict_integers"]
+__all__ = ["integer_outputs", "predict", "predict_integers"]
 
 Answers = npt.NDArray[np.float64]
 
@@ -37,9 +37,15 @@ def predict_integers(
     model: IntegerModel, task: Task, inputs: npt.NDArray[Any], engine: str = "mirror"
 ) -> Answers:
     """The integer pipeline's answers, decoded; every engine gives the mirror's integers."""
+    return decode(model, task, integer_outputs(model, task, inputs, engine))
+
+
+def integer_outputs(
+    model: IntegerModel, task: Task, inputs: npt.NDArray[Any], engine: str = "mirror"
+) -> npt.NDArray[np.int16]:
+    """The integer pipeline's outputs, (n, n_outputs), for a task's checked inputs."""
     running = open_engine(engine, model)
     try:
-        outputs = in_batches(lambda part: running.run(encode(model, task, part)), inputs)
+        return in_batches(lambda part: running.run(encode(model, task, part)), inputs)
     finally:
         running.close()
-    return decode(model, task, outputs)

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-__all__ = ["OtherRun", "claim_folder", "environment", "git_revision", "plot_curves", "write_record"]
+__all__ = [
+    "OtherRun",
+    "claim_folder",
+    "describe",
+    "environment",
+    "git_revision",
+    "plot_curves",
+    "write_record",
+]
 
 History = list[dict[str, float]]
+
+
+class Data(Protocol):
+    """What every data set says of itself."""
+
+    @property
+    def sha256(self) -> dict[str, str]: ...
+
+    @property
+    def origin(self) -> str: ...
 
 
 class OtherRun(Exception):
@@ -49,6 +68,25 @@ def git_revision(folder: Path) -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return text.strip()
+
+
+def describe(
+    recipe: Any, data: Data, histories: dict[str, History], held_out: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """What every run's record says: `recipe`, a dataclass, data, machine, stages, and `held_out`
+    metrics by step of the pipeline."""
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "data_sha256": data.sha256,
+        "data_origin": data.origin,
+        "environment": environment(),
+        "seconds": {
+            stage: round(sum(row["seconds"] for row in history), 1)
+            for stage, history in histories.items()
+        },
+        "held_out": held_out,
+        "histories": histories,
+    }
 
 
 def environment() -> dict[str, str]:
