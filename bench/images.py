@@ -104,7 +104,8 @@ def compare(name: str, data_folder: Path, out: Path, teacher: Path) -> dict[str,
     }
     torch.set_num_threads(1)
     rows = [_rival(key, network, data, test) for key, network in networks.items()]
-    packages = [load_package(ROOT / "models" / other / "1") for other in RECIPES if name in other]
+    folders = [ROOT / "models" / other / "1" for other in RECIPES if name in other]
+    packages = [load_package(folder) for folder in folders if folder.exists()]
     rows = [_ours(package, test) for package in packages] + rows
     contenders = _contenders(packages, networks, data, test.images[: max(BATCHES)])
     for batch in BATCHES:

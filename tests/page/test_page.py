@@ -401,7 +401,7 @@ def test_image_tab_classifies_what_is_drawn_and_what_is_chosen(open_page, servic
 
 
 def test_image_tab_says_that_there_is_no_image_model(open_page):
-    live = start(PAGE.parents[1] / "one_model")
+    live = start(Path(__file__).parents[1] / "one_model")
     try:
         window = open_page(live.url)
         window.page.click("#tab-images")
