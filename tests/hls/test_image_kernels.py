@@ -7,36 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csim import FULL, compile_kernel, load_kernel
-from emamba.data import DataError
+from csim import compile_kernel, load_kernel
 from emamba.engines import NativeEngine
-from emamba.evaluate import in_batches, read_labelled
+from emamba.evaluate import in_batches
 from emamba.export.presets import preset
 from emamba.fixed import Mirror
-from emamba.package import find_packages, load_package
-from emamba.tasks import ImageTask
-
-ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT.parent / "shared" / "data"
-FOLDERS = [
-    folder
-    for folder in find_packages(ROOT / "models")
-    if isinstance(load_package(folder).task, ImageTask)
-]
+from shipped_images import FOLDERS, whole_test_split
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
 def test_test_images_give_equal_integers_everywhere(folder: Path) -> None:
-    """All 10,000 of each network. A kernel compiles for a minute, so a sample is of random
-    networks, in test_csim.py."""
-    if not FULL:
-        pytest.skip("takes minutes: make verify-kernels")
-    package = load_package(folder)
-    try:
-        images = read_labelled(package.task, DATA, "test").inputs
-    except DataError as error:
-        pytest.skip(f"needs the data set: {error}")
-    model, batch = package.model, package.encode(images)
+    """All 10,000 of each network; test_csim.py has the sample, random networks."""
+    model, batch = whole_test_split(folder)
     library = compile_kernel(
         model, preset("fast", model.config), flags=("-DEMAMBA_PLAIN_INTS",), optimise="-O2"
     )
