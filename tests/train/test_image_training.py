@@ -223,3 +223,22 @@ def test_the_study_reports_each_variant(tmp_path: Path) -> None:
     assert found == rows
     assert [row["variant"] for row in found] == [variant.name for variant in VARIANTS]
     assert all(0 <= row["accuracy"] <= 1 for row in found)
+
+
+def test_a_teacher_answers_no_more_ways_than_it_is_asked(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    data = read_image_data("fashion-mnist", tmp_path, held_out=50)
+    recipe = dataclasses.replace(RECIPE, teacher_views=1)
+    run = ImageRun(data, recipe, tmp_path / "a", tmp_path / "teacher", silent)
+    run.train_teacher()
+    assert run.taught is not None
+    teacher = ResNet(1, 10, recipe.teacher_blocks, recipe.teacher_width).eval()
+    teacher.load_state_dict(torch.load(tmp_path / "teacher" / "teacher.pt")["best"])
+    change, ways = recipe.augmentation, []
+    with torch.no_grad():
+        for way in range(change.count):
+            pictures = change.change(data.images, torch.full((len(data.images),), way))
+            logits = run.logits(teacher, data.normalise(pictures))
+            answers = torch.log_softmax(logits / recipe.softening, 1)
+            ways.append(torch.allclose(answers, run.taught, atol=1e-5))
+    assert sum(ways) == 1
