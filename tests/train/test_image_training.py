@@ -31,7 +31,7 @@ RECIPE = dataclasses.replace(
     teacher_schedule=TINY,
     float_schedule=TINY,
     integers_schedule=TINY,
-    teacher_width=4,
+    teacher_width=8,
     held_out=60,
 )
 
@@ -129,7 +129,7 @@ def test_a_whole_run_leaves_checkpoint_package_and_record(
     ]
     with pytest.raises(PackageError, match="must not exist yet"):
         train_images(folder / "data", out, "tiny", "1", RECIPE, silent)
-    other = dataclasses.replace(RECIPE, teacher_width=8)
+    other = dataclasses.replace(RECIPE, teacher_width=16)
     with pytest.raises(OtherRun):
         train_images(folder / "data", out, "other", "1", other, silent)
 
