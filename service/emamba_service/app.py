@@ -99,6 +99,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if service is None:
             await behind.start()
+            await behind.repository.open_others()
         yield
         await behind.stop()
 
@@ -137,9 +138,11 @@ class Routes:
         self._service = service
 
     async def list_models(self) -> Response:
-        """Every loaded model and version."""
+        """Every loaded model and version, and those that are being loaded."""
         self._service.inference.check_open()
-        return _json({"models": [model.summary() for model in self._service.models]})
+        models = self._service.models
+        loading = [{"name": name, "version": version} for name, version in models.loading]
+        return _json({"models": [model.summary() for model in models], "loading": loading})
 
     async def model(self, request: Request) -> Response:
         """The latest version of one model."""

@@ -112,6 +112,8 @@ def _greet(service: Service, listener: socket.socket) -> None:
         lines.append(
             f"{package.name} version {package.version}, engine {engine.name}: {engine.description}"
         )
+    if coming := service.models.loading:
+        lines.append(f"being loaded: {', '.join(' '.join(key) for key in coming)}")
     body: Any = orjson.dumps(EXAMPLES["points"]["value"]).decode()
     lines.append(f"curl -s {url}/v1/pose -H 'Content-Type: application/json' -d '{body}'")
     typer.echo("\n".join(lines))

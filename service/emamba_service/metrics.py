@@ -149,6 +149,13 @@ class Metrics:
             if outcome != "ok":
                 self.inferences.labels(model, version, "none", outcome)
 
+    def expect_checks(self, model: str, version: str) -> None:
+        """Have a series of 0 for whatever may become of a shadow check of this version."""
+        for result in ("match", "mismatch", "dropped", "failed"):
+            self.shadow_checks.labels(result, model, version)
+        for result in ("match", "mismatch"):
+            self.shadow_frames.labels(result, model, version)
+
     def count_refusal(self, model: str, version: str, outcome: str) -> None:
         """A request for inference has not been answered; `outcome` is one of `OUTCOMES`."""
         self.inferences.labels(model, version, "none", outcome).inc()

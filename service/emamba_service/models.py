@@ -7,6 +7,7 @@ anything goes wrong, nothing has changed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from emamba.fixed import Mirror
 from emamba.package import Package, PackageError, find_packages, load_package, version_key
 from emamba_service.errors import (
     ModelRefusedError,
+    NotReadyError,
     UnknownModelError,
     UnknownVersionError,
     shortened,
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+Found = tuple[Path, Package]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +88,23 @@ class LoadedModel:
 
 
 class Models:
-    """Loaded models by name and version; the versions of a name are in ascending order."""
+    """Loaded models by name and version; the versions of a name are in ascending order.
+
+    `changing` holds the versions, by name and version, that are being loaded or unloaded.
+    """
 
     def __init__(self, default: str) -> None:
         self.default = default
+        self.changing: dict[tuple[str, str], State] = {}
         self._by_name: dict[str, dict[str, LoadedModel]] = {}
 
     def __iter__(self) -> Iterator[LoadedModel]:
         return (model for versions in self._by_name.values() for model in versions.values())
+
+    @property
+    def loading(self) -> list[tuple[str, str]]:
+        """Names and versions of those that are being loaded."""
+        return sorted(key for key, state in self.changing.items() if state == "LOADING")
 
     def versions(self, name: str) -> Mapping[str, LoadedModel]:
         """The loaded versions of `name`."""
@@ -106,11 +119,12 @@ class Models:
     def get(self, name: str | None = None, version: str | None = None) -> LoadedModel:
         """The model asked for: the default name, the latest version unless given.
 
-        Raises `UnknownModelError` or `UnknownVersionError`.
+        Raises `UnknownModelError`, `UnknownVersionError`, or `NotReadyError` while it is loaded.
         """
         name = self.default if name is None else name
         versions = self._by_name.get(name)
         if versions is None:
+            self._check_coming(name, version)
             if not self._by_name:
                 raise UnknownModelError("a model must be loaded, but all have been unloaded")
             known = ", ".join(self._by_name)
@@ -118,11 +132,18 @@ class Models:
         if version is None:
             return next(reversed(versions.values()))
         if version not in versions:
+            self._check_coming(name, version)
             known = ", ".join(versions)
             raise UnknownVersionError(
                 f"version of {name} must be one of {known}, but is {shortened(version)!r}"
             )
         return versions[version]
+
+    def _check_coming(self, name: str, version: str | None) -> None:
+        """Raise `NotReadyError` where this version, or without one any of this name, is loaded."""
+        for coming, its_version in self.loading:
+            if coming == name and version in {None, its_version}:
+                raise NotReadyError(f"{name} {its_version} is being loaded; try again after 1 s")
 
 
 @dataclass(frozen=True)
@@ -161,15 +182,19 @@ class Repository:
         self._scheduler_for = scheduler_for
         self._drain_timeout_s = drain_timeout_s
         self._lock = asyncio.Lock()
-        self._changing: dict[tuple[str, str], State] = {}
+        self._closing = False
+        self._others: asyncio.Task[None] | None = None
         self._refused: dict[tuple[str, str], str] = {}
 
     async def open(self) -> None:
-        """Load every package there is, or with `one_network` those of the default model's sizes.
+        """Load the default model; every other package there is follows while it already answers.
+
+        With `one_network`, only those of the default model's sizes are loaded. An engine may have
+        to be compiled first, so the others take their time: see `open_others`.
 
         Raises `PackageError` where the root is no folder or holds no package, for a package that is
         damaged or in another's folder, and where the default model is not among them; `EngineError`
-        if the engine does not open for one of them or computes it wrongly.
+        if the engine does not open for one of its versions or computes it wrongly.
         """
         packages = [(folder, _load_named(folder)) for folder in _package_folders(self._root)]
         names = sorted({package.name for _, package in packages})
@@ -180,13 +205,21 @@ class Repository:
             )
         if self._one_network:
             packages = self._of_one_network(packages)
-        for model in await self._open_all(packages):
-            package = model.package
-            loaded = {**self.models.versions(package.name), package.version: model}
-            self.models.replace(package.name, loaded)
+        for model in await self._open_all([found for found in packages if _is(found, default)]):
+            self._add(model)
+        others = [found for found in packages if not _is(found, default)]
+        self.models.changing |= {(one.name, one.version): "LOADING" for _, one in others}
+        self._others = asyncio.create_task(self._open_each(others))
+
+    async def open_others(self) -> None:
+        """Wait until every package that `open` found is loaded or refused."""
+        if self._others is not None:
+            await asyncio.shield(self._others)
 
     async def close(self) -> None:
-        """Close every engine, and the room."""
+        """Close every engine, and the room; what is being opened is opened first."""
+        self._closing = True
+        await self.open_others()
         for model in self.models:
             await model.close(0)
         await self._room.close()
@@ -206,6 +239,7 @@ class Repository:
         `UnknownModelError` where the folder holds no such name, `ModelRefusedError` where a version
         cannot be served; then nothing has changed.
         """
+        await self.open_others()
         async with self._lock:
             folders = [path for path in find_packages(self._root) if path.parent.name == name]
             if not folders:
@@ -220,6 +254,7 @@ class Repository:
 
     async def unload(self, name: str) -> None:
         """Serve `name` no more; what waits is answered. Raises `UnknownModelError`."""
+        await self.open_others()
         async with self._lock:
             before = self.models.versions(name)
             if not before:
@@ -235,7 +270,7 @@ class Repository:
         fresh: list[LoadedModel] = []
         for folder in folders:
             key = (folder.parent.name, folder.name)
-            self._changing[key] = "LOADING"
+            self.models.changing[key] = "LOADING"
             try:
                 package = await asyncio.to_thread(_load_named, folder)
                 old = before.get(package.version)
@@ -251,10 +286,10 @@ class Repository:
                     await model.close(0)
                 raise ModelRefusedError(f"{error}; what was loaded before is served on") from error
             finally:
-                del self._changing[key]
+                del self.models.changing[key]
         return after
 
-    def _of_one_network(self, packages: list[tuple[Path, Package]]) -> list[tuple[Path, Package]]:
+    def _of_one_network(self, packages: list[Found]) -> list[Found]:
         """Those whose sizes are the default model's newest version's; the others are refused."""
         default = self.models.default
         newest = [package for _, package in packages if package.name == default][-1]
@@ -269,15 +304,9 @@ class Repository:
                 )
         return fitting
 
-    async def _open_all(self, packages: list[tuple[Path, Package]]) -> list[LoadedModel]:
-        """Engines for all of them, several at a time, as some are compiled first; or for none."""
-        turns = asyncio.Semaphore(os.cpu_count() or 1)
-
-        async def open_one(folder: Path, package: Package) -> LoadedModel:
-            async with turns:
-                return await self._open(folder, package)
-
-        tries = [open_one(folder, package) for folder, package in packages]
+    async def _open_all(self, packages: list[Found]) -> list[LoadedModel]:
+        """Engines for all of them, or for none."""
+        tries = [self._open(folder, package) for folder, package in packages]
         opened = await asyncio.gather(*tries, return_exceptions=True)
         failed = [error for error in opened if isinstance(error, BaseException)]
         models = [model for model in opened if not isinstance(model, BaseException)]
@@ -286,6 +315,29 @@ class Repository:
                 await model.close(0)
             raise failed[0]
         return models
+
+    async def _open_each(self, packages: list[Found]) -> None:
+        """Load what can be loaded, several at a time; the log and the index say what cannot."""
+        turns = asyncio.Semaphore(os.cpu_count() or 1)
+
+        async def open_one(folder: Path, package: Package) -> None:
+            key = (package.name, package.version)
+            async with turns:
+                try:
+                    if not self._closing:
+                        self._add(await self._open(folder, package))
+                except EngineError as error:
+                    self._refused[key] = str(error)
+                    _log.error("%s %s is not served: %s", *key, error)
+                finally:
+                    del self.models.changing[key]
+
+        await asyncio.gather(*(open_one(folder, package) for folder, package in packages))
+
+    def _add(self, model: LoadedModel) -> None:
+        package = model.package
+        loaded = {**self.models.versions(package.name), package.version: model}
+        self.models.replace(package.name, loaded)
 
     async def _open(self, folder: Path, package: Package) -> LoadedModel:
         """An engine for `package`, proven on its golden frames; raises `EngineError`."""
@@ -302,15 +354,15 @@ class Repository:
     async def _retire(self, name: str, models: list[LoadedModel]) -> None:
         for model in models:
             key = (name, model.package.version)
-            self._changing[key] = "UNLOADING"
+            self.models.changing[key] = "UNLOADING"
             try:
                 await model.close(self._drain_timeout_s)
             finally:
-                del self._changing[key]
+                del self.models.changing[key]
 
     def _entry(self, key: tuple[str, str], loaded: bool) -> IndexEntry:
-        if key in self._changing:
-            return IndexEntry(*key, self._changing[key])
+        if key in self.models.changing:
+            return IndexEntry(*key, self.models.changing[key])
         if loaded:
             return IndexEntry(*key, "READY", self._refused.get(key, ""))
         return IndexEntry(*key, "UNAVAILABLE", self._refused.get(key, "not loaded"))
@@ -324,6 +376,10 @@ def load_version(root: Path, name: str, version: str) -> Package:
         known = ", ".join(f"{path.parent.name} {path.name}" for path in folders)
         raise PackageError(root, f"must hold {name} {version}, but holds {known}")
     return _load_named(folder)
+
+
+def _is(found: Found, name: str) -> bool:
+    return found[1].name == name
 
 
 def _task(package: Package) -> dict[str, Any]:

@@ -250,8 +250,16 @@ class ModelSummary(Described):
     )
 
 
+class ComingModel(Described):
+    """A version that is being loaded: its engine may have to be compiled first."""
+
+    name: str
+    version: str
+
+
 class ModelList(Described):
     models: list[ModelSummary]
+    loading: list[ComingModel]
 
 
 class Live(Described):

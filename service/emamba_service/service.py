@@ -74,7 +74,10 @@ class Service:
         self._stop_by_s = 0.0
 
     async def start(self) -> None:
-        """Load every model and serve; raises `PackageError`, `EngineError` or `SettingsError`."""
+        """Load the default model and serve; the others follow, see `Repository.open_others`.
+
+        Raises `PackageError`, `EngineError` or `SettingsError`.
+        """
         settings = self.settings
         if settings.tokens is not None:
             self.tokens = Tokens(settings.tokens)
@@ -191,6 +194,8 @@ class Service:
 
     def _scheduler(self, package: Package, lane: Lane, statistics: ModelStatistics) -> Scheduler:
         self.metrics.expect(package.name, package.version)
+        if self.settings.shadow_fraction and lane.info.name != "mirror":
+            self.metrics.expect_checks(package.name, package.version)
         observe = self.metrics.observe_batch_of(package.name)
 
         def observe_batch(
@@ -262,8 +267,7 @@ class Service:
     def _shadow_of(self) -> ShadowChecker | None:
         """The running checker, if there is anything to check."""
         fraction = self.settings.shadow_fraction
-        checked = [model for model in self.models if model.lane.info.name != "mirror"]
-        if not fraction or not checked:
+        if not fraction or self.models.get().lane.info.name == "mirror":
             return None
         folder = ReproducerFolder(self.settings.shadow_folder or default_folder())
         shadow = ShadowChecker(
@@ -273,7 +277,7 @@ class Service:
             self._shadow_source,
             options=_reproduce_options(self.settings),
         )
-        shadow.start(checked)
+        shadow.start()
         self.inference.witness = shadow.offer
         return shadow
 

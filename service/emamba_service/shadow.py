@@ -16,13 +16,13 @@ import shlex
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -119,14 +119,8 @@ class ShadowChecker:
         self._dropping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="emamba-shadow", daemon=True)
 
-    def start(self, models: Iterable[LoadedModel]) -> None:
-        """Begin with counts of zero for `models`; warns where mismatches could not be kept."""
-        for model in models:
-            labels = (model.package.name, model.package.version)
-            for result in get_args(Result):
-                self._metrics.shadow_checks.labels(result, *labels)
-            for result in ("match", "mismatch"):
-                self._metrics.shadow_frames.labels(result, *labels)
+    def start(self) -> None:
+        """Begin to check; warns where mismatches could not be kept."""
         if not self._folder.writable():
             _log.warning(
                 "%s must be a folder to write to, but is not: mismatches of shadow checks will be "

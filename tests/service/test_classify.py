@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emamba.engines import MirrorEngine
+from emamba.fixed import IntegerModel
 from emamba.package import load_package, write_package
 from emamba_service.app import create_app
 from emamba_service.errors import (
@@ -32,6 +34,7 @@ from emamba_service.errors import (
 from emamba_service.protocols.classify import parse_images, parse_pixels
 from emamba_service.protocols.classify_schema import EXAMPLES, ClassifyAnswer, classify_route
 from emamba_service.protocols.images import MEDIA_TYPES, read_image
+from emamba_service.service import Service
 from picture_files import encoded, noise, smooth
 from random_images import GREY_CONFIG, RGB_CONFIG, write_images
 from random_models import MARS_CONFIG, pose_task, random_model
@@ -433,3 +436,39 @@ def test_pixels_are_taken_as_they_are_or_refused(body: bytes) -> None:
     else:
         assert whole
         assert images.tobytes() == body
+
+
+def test_models_being_loaded_are_listed_and_ask_for_patience(
+    calling: Any, settings: Any, root: Path
+) -> None:
+    gate = threading.Event()
+
+    def slow_for_images(_name: str, model: IntegerModel) -> MirrorEngine:
+        if model.config != MARS_CONFIG:
+            assert gate.wait(10)
+        return MirrorEngine(model)
+
+    chosen = settings(models=root, shadow_fraction=0)
+    behind = Service(chosen, engine_factory=slow_for_images)
+    with calling(create_app(chosen, service=behind)) as service:
+        service.portal.call(behind.start)
+        coming = [{"name": name, "version": "1"} for name in ("digits", "photos")]
+        coming.insert(1, {"name": "digits", "version": "2"})
+        listed = service.get("/v1/models").json()
+        assert [model["name"] for model in listed["models"]] == ["mars"]
+        assert listed["loading"] == coming
+        assert service.get("/health/ready").status_code == 200
+        assert service.pose(POINTS).status_code == 200
+        early = classify(service, encoded(GREY[0, ..., 0], "PNG"), PNG, "?model=photos")
+        assert (early.status_code, early.headers["retry-after"]) == (503, "1")
+        assert early.json()["detail"] == "photos 1 is being loaded; try again after 1 s"
+        gate.set()
+        service.portal.call(behind.repository.open_others)
+        listed = service.get("/v1/models").json()
+        assert [model["name"] for model in listed["models"]] == [
+            "digits",
+            "digits",
+            "mars",
+            "photos",
+        ]
+        assert listed["loading"] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import pytest
 from emamba.engines import EngineError
 from emamba.fixed import Mirror
 from emamba.package import PackageError, load_package
-from emamba_service.errors import ModelRefusedError, UnknownModelError
+from emamba_service.errors import ModelRefusedError, NotReadyError, UnknownModelError
 from emamba_service.lanes import ThreadRoom
 from emamba_service.models import Models, Repository
 from emamba_service.scheduler import Scheduler
 from random_images import GREY_CONFIG, write_images
+from random_models import MARS_CONFIG
 
 
 class Stage:
@@ -50,6 +52,9 @@ class Stage:
     def served(self) -> list[tuple[str, str]]:
         return [(model.package.version, model.package.sha256) for model in self.models]
 
+    def served_names(self) -> list[str]:
+        return [model.package.name for model in self.models]
+
     def index(self) -> list[tuple[str, str, str]]:
         return [(entry.version, entry.state, entry.reason) for entry in self.repository.index()]
 
@@ -72,6 +77,7 @@ def play(tmp_path, engines, new_package):
             stage = Stage(root, engines, one_network)
             try:
                 await stage.repository.open()
+                await stage.repository.open_others()
                 await scene(stage)
             finally:
                 await stage.repository.close()
@@ -257,6 +263,83 @@ def test_start_without_the_default_model_or_with_an_engine_that_does_not_open(
     assert [engine.closed for engine in engines.opened] == [True]
 
 
+def test_default_model_answers_while_others_are_loaded(tmp_path, engines, new_package):
+    """Until then the others are LOADING and refused; a change of models waits for them."""
+    gate = threading.Event()
+
+    def slow_for_others(name, model):
+        if model.config != MARS_CONFIG:
+            assert gate.wait(10)
+        return engines(name, model)
+
+    async def scene() -> None:
+        stage = Stage(tmp_path, slow_for_others)
+        await stage.repository.open()
+        assert stage.served_names() == ["mars"]
+        assert await stage.computes(None, 3)
+        states = {entry.name: entry.state for entry in stage.repository.index()}
+        assert states == {"digits": "LOADING", "letters": "LOADING", "mars": "READY"}
+        for version in (None, "1"):
+            with pytest.raises(NotReadyError) as early:
+                stage.models.get("digits", version)
+        assert str(early.value) == "digits 1 is being loaded; try again after 1 s"
+        with pytest.raises(UnknownModelError):
+            stage.models.get("venus")
+        unloading = asyncio.ensure_future(stage.repository.unload("letters"))
+        await asyncio.sleep(0.05)
+        assert not unloading.done()
+        gate.set()
+        await unloading
+        assert stage.served_names() == ["digits", "mars"]
+        await stage.repository.close()
+
+    new_package(tmp_path, "1")
+    write_images(tmp_path, "digits", "1", GREY_CONFIG)
+    write_images(tmp_path, "letters", "1", GREY_CONFIG)
+    asyncio.run(scene())
+    assert all(engine.closed for engine in engines.opened)
+
+
+def test_other_model_whose_engine_does_not_open_harms_nobody(
+    tmp_path, engines, new_package, caplog
+):
+    def refuses_others(name, model):
+        if model.config != MARS_CONFIG:
+            raise EngineError("no place left")
+        return engines(name, model)
+
+    async def scene() -> None:
+        stage = Stage(tmp_path, refuses_others)
+        await stage.repository.open()
+        await stage.repository.open_others()
+        digits, mars = stage.repository.index()
+        assert (digits.state, digits.reason) == ("UNAVAILABLE", "no place left")
+        assert mars.state == "READY"
+        with pytest.raises(UnknownModelError):
+            stage.models.get("digits")
+        await stage.repository.close()
+
+    new_package(tmp_path, "1")
+    write_images(tmp_path, "digits", "1", GREY_CONFIG)
+    asyncio.run(scene())
+    assert "digits 1 is not served: no place left" in caplog.text
+
+
+def test_end_during_the_start_closes_what_was_opened(tmp_path, engines, new_package):
+    async def scene() -> None:
+        stage = Stage(tmp_path, engines)
+        await stage.repository.open()
+        await stage.repository.close()
+        assert {entry.state for entry in stage.repository.index()} <= {"READY", "UNAVAILABLE"}
+
+    new_package(tmp_path, "1")
+    for number in range(8):
+        write_images(tmp_path, f"digits-{number}", "1", GREY_CONFIG)
+    asyncio.run(scene())
+    assert engines.opened
+    assert all(engine.closed for engine in engines.opened)
+
+
 def test_packages_of_the_test_differ(tmp_path, new_package):
     hashes = {load_package(new_package(tmp_path, str(seed), seed=seed)).sha256 for seed in range(3)}
     assert len(hashes) == 3
@@ -280,7 +363,7 @@ def test_a_board_serves_the_networks_of_its_bitstream(play, new_package, tmp_pat
 
 def test_other_engines_serve_every_network(play, tmp_path):
     async def scene(stage):
-        assert [model.package.name for model in stage.models] == ["digits", "mars"]
+        assert stage.served_names() == ["digits", "mars"]
 
     write_images(tmp_path / "models", "digits", "1", GREY_CONFIG)
     play(scene)

@@ -321,7 +321,7 @@ def bench(models_dir, tmp_path):
 
 
 def test_what_the_queue_cannot_hold_is_dropped(bench):
-    bench.checker.start([bench.loaded])
+    bench.checker.start()
     bench.offer(1)
     eventually(bench.checker._queue.empty)
     bench.offer(shadow_module.PLACES + 5)
@@ -340,7 +340,7 @@ def test_what_the_queue_cannot_hold_is_dropped(bench):
 def test_worker_rests_nine_times_as_long_as_it_has_worked(bench):
     bench.round_s = 0.1
     bench.gate.set()
-    bench.checker.start([bench.loaded])
+    bench.checker.start()
     bench.offer(1)
     eventually(lambda: bench.checker.counts()["matches"] == 1)
     begin_s = time.monotonic()
@@ -351,7 +351,7 @@ def test_worker_rests_nine_times_as_long_as_it_has_worked(bench):
 
 def test_requests_of_a_round_are_told_apart(bench, caplog):
     wrong = Recorded(bench.recorded.outputs ^ np.int16(1), "board")
-    bench.checker.start([bench.loaded])
+    bench.checker.start()
     bench.offer(1)
     eventually(bench.checker._queue.empty)
     for recorded in (bench.recorded, wrong, bench.recorded, wrong):
@@ -374,7 +374,7 @@ def test_models_of_a_round_are_told_apart(shadowed, engines, points):
 def test_closing_ends_the_rest_and_checks_what_waits(bench):
     bench.round_s = 1000.0
     bench.gate.set()
-    bench.checker.start([bench.loaded])
+    bench.checker.start()
     bench.offer(5)
     bench.checker.close(10)
     assert bench.checker.counts() == NOTHING | {"matches": 5}
@@ -382,7 +382,7 @@ def test_closing_ends_the_rest_and_checks_what_waits(bench):
 
 def test_what_cannot_be_checked_in_time_counts_as_dropped(bench, monkeypatch):
     monkeypatch.setattr(shadow_module, "_LAST_CHECK_S", 0)
-    bench.checker.start([bench.loaded])
+    bench.checker.start()
     bench.offer(1)
     eventually(bench.checker._queue.empty)
     bench.offer(4)
@@ -410,7 +410,7 @@ def test_stopping_with_no_time_left_drops_or_checks_every_one(shadowed, points):
 
 def test_check_that_fails_is_counted_and_the_next_one_done(bench, caplog):
     bench.gate.set()
-    bench.checker.start([bench.loaded])
+    bench.checker.start()
     short = Recorded(np.zeros((0, 57), np.int16), "board")
     bench.checker.offer(bench.loaded, bench.batch, short)
     bench.offer(1)

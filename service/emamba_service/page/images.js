@@ -15,16 +15,24 @@ export class Images {
     $("image").onchange = ({ target }) => target.files[0] && this.open(target.files[0]);
   }
 
-  // Look which image models there are; called whenever the tab is shown.
+  // Look which image models there are; called whenever the tab is shown, and again while more come.
   async enter() {
+    clearTimeout(this.again);
     try {
-      const { models } = await ask("v1/models");
+      const { models, loading } = await ask("v1/models");
+      if (loading.length) this.again = setTimeout(() => this.enter(), 1000);
       const names = models.filter(({ task }) => task.kind === "image-classes").map(({ name }) => name);
+      if (this.ready && names.join() === this.names) return;
+      this.names = names.join();
+      const chosen = $("image-model").value;
       $("image-model").replaceChildren(...names.map((name) => new Option(name)));
+      if (names.includes(chosen)) $("image-model").value = chosen;
       this.ready = names.length > 0;
       this.say(this.ready ? "Draw something, or choose or drop an image."
+        : loading.length ? "Models are being loaded: the first start of a machine compiles them."
         : "No image model is installed. Put a package of kind image-classes into the service's models folder and start it again.");
     } catch (error) {
+      this.names = "";
       this.say(error.status ? error.message : "The service does not answer. Come back to this tab once it does.");
     }
   }
