@@ -15,7 +15,7 @@ emulator:
 	exec $(WITH_PYNQ) $(PYTHON) "" emamba-service --engine emulator $(EMULATOR_OPTIONS)
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 	$(WITH_PYNQ) $(PYTHON) "" pytest tests/board tests/deploy/test_monitoring.py
 
 verify-kernels: .venv/dev.stamp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -27,13 +28,17 @@ def debian_tool(name: str) -> Path:
     if (found := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")) is not None:
         return Path(found)
     wrapper = UNPACKED / "bin" / name
-    if not wrapper.exists():
-        try:
-            _unpack(PACKAGES[name])
-            _wrap(name, wrapper)
-        except (OSError, subprocess.SubprocessError, StopIteration) as error:
-            said = getattr(error, "stderr", None) or error
-            pytest.skip(f"{name} is not installed, and Debian's cannot be had: {said}")
+    UNPACKED.mkdir(parents=True, exist_ok=True)
+    with (UNPACKED / "lock").open("w") as lock:
+        # Tests that run side by side want the same programs.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not wrapper.exists():
+            try:
+                _unpack(PACKAGES[name])
+                _wrap(name, wrapper)
+            except (OSError, subprocess.SubprocessError, StopIteration) as error:
+                said = getattr(error, "stderr", None) or error
+                pytest.skip(f"{name} is not installed, and Debian's cannot be had: {said}")
     return wrapper
 
 

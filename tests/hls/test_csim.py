@@ -114,7 +114,7 @@ def test_random_networks_of_random_shapes(config: ModelConfig, seed: int) -> Non
         assert_equal(load_kernel(library, model), model, batch)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS if FULL else PRESETS[:1])
 def test_sanitizers_find_nothing(mars: Package, name: str, tmp_path: Path) -> None:
     """AddressSanitizer and UndefinedBehaviourSanitizer, narrow numbers asserted to fit."""
     export_hls(mars, name, tmp_path)

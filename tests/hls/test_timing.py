@@ -98,12 +98,11 @@ def test_fifos_cost_neither_throughput_nor_latency(folding: Folding) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(foldings(), st.data())
-def test_more_lanes_are_never_slower(folding: Folding, data: st.DataObject) -> None:
+def test_more_lanes_never_cost_throughput(folding: Folding, data: st.DataObject) -> None:
+    """Of latency they may: a wider adder is deeper, and a short scan waits for its states."""
     stage = data.draw(st.sampled_from(sorted(folding.lanes)))
     more = wider(folding, stage)
     assert bottleneck_cycles(more.config, more) <= bottleneck_cycles(folding.config, folding)
-    one, other = (simulate(f.config, f, None, 1).latency_cycles for f in (folding, more))
-    assert other <= one
 
 
 def test_a_short_scan_waits_for_its_states() -> None:
