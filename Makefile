@@ -14,8 +14,10 @@ serve: .venv/serve.stamp
 emulator:
 	exec $(WITH_PYNQ) $(PYTHON) "" emamba-service --engine emulator $(EMULATOR_OPTIONS)
 
+# Two files at a time, but for tests that measure time.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore tests/client --ignore tests/deploy
+	$(BIN)/pytest tests/client tests/deploy
 	$(WITH_PYNQ) $(PYTHON) "" pytest tests/board tests/deploy/test_monitoring.py
 
 verify-kernels: .venv/dev.stamp

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -132,14 +133,23 @@ def test_refusals_and_failures_are_told(live):
     assert "failed: 10 times ConnectError" in result.stdout
 
 
+def frames(live) -> int:
+    models = httpx.get(f"{live.url}/v1/vitals").json()["models"]
+    return sum(model["frames"] for model in models)
+
+
 def test_ctrl_c_ends_the_run_but_not_the_report(live):
     command = "from emamba_client.cli import main; main()"
+    options = ("--url", live.url, "--seconds", "60", "--warmup-seconds", "0")
     process = subprocess.Popen(
-        [sys.executable, "-c", command, "bench", "--url", live.url, "--seconds", "60"],
+        [sys.executable, "-c", command, "bench", *options],
         stdout=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)
+    before = frames(live)
+    while frames(live) < before + 100:
+        assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 0
