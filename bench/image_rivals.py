@@ -1,15 +1,16 @@
-"""Small networks of other families for pictures: a vision transformer and an MLP-Mixer.
+"""Small networks of other families for pictures: a CNN, a vision transformer and an MLP-Mixer.
 
-Both take normalised pictures (b, height, width, channels), cut them into 4 x 4 patches as our image
-networks do, average their tokens and give logits.
+They take normalised pictures (b, height, width, channels) and give logits (b, n_outputs). The last
+two cut them into 4 x 4 patches as our image networks do, and average their tokens.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["Mixer", "VisionTransformer"]
+__all__ = ["Mixer", "ResNet", "VisionTransformer"]
 
 _PATCH = 4
 
@@ -99,4 +100,58 @@ class Mixer(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         out: Tensor = self.head(self.norm(self.blocks(self.patches(pictures))).mean(1))
+        return out
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.skip = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            # Pixels are left out first: a 1x1 convolution by strides of fewer than 8 channels
+            # writes outside of them in oneDNN 3.12 with AVX2.
+            self.skip = nn.Sequential(
+                nn.AvgPool2d(1, stride),
+                nn.Conv2d(inputs, outputs, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm1(self.conv1(x)))
+        return functional.relu(self.norm2(self.conv2(y)) + self.skip(x))
+
+
+class ResNet(nn.Module):
+    """Three stages of `blocks` residual blocks, `width`, 2 `width` and 4 `width` channels wide.
+
+    ResNet-8 has 1 block a stage, ResNet-20 has 3, both with width 16. After K. He et al., "Deep
+    Residual Learning for Image Recognition", 2016, section 4.2, but with 1x1 convolutions where
+    sizes change.
+    """
+
+    def __init__(self, channels: int, n_outputs: int, blocks: int, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        stages: list[nn.Module] = []
+        inputs = width
+        for stage in range(3):
+            outputs = width << stage
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                stages.append(_Block(inputs, outputs, stride))
+                inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(inputs, n_outputs)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = pictures.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.head(self.stages(self.stem(x)).mean((2, 3)))
         return out

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 import typer
 from bench.engines import machine, race
-from bench.image_rivals import Mixer, VisionTransformer
+from bench.image_rivals import Mixer, ResNet, VisionTransformer
 from bench.opponents import Contender, export, session_runner
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,6 @@ from emamba.engines import NativeEngine
 from emamba.evaluate import in_batches
 from emamba.model import count_parameters
 from emamba.package import Package, load_package
-from emamba.train.cnn import ResNet
 from emamba.train.image_recipes import RECIPES
 from emamba.train.images import ImageRecipe, ImageRun
 from emamba.train.images_data import ImageData, read_image_data

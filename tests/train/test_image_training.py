@@ -16,7 +16,7 @@ from emamba.commands import app
 from emamba.model import EMamba, count_parameters
 from emamba.package import PackageError, load_package
 from emamba.train.checkpoint import load_checkpoint
-from emamba.train.cnn import ResNet
+from emamba.train.cnn import PictureTeacher
 from emamba.train.image_recipes import RECIPES
 from emamba.train.image_study import VARIANTS, StudyNetwork, Variant, study_images, token_order
 from emamba.train.images import ImageRecipe, ImageRun, train_images
@@ -87,10 +87,10 @@ def test_held_out_rows_are_not_learned_from(tmp_path: Path) -> None:
     assert abs(float(normalised.std()) - 1) < 1e-3
 
 
-def test_residual_networks_have_their_sizes() -> None:
-    """ResNet-20 has 0.27 M parameters (K. He et al., 2016); 1x1 convolutions add 2,752."""
-    assert count_parameters(ResNet(3, 10, 3, 16)) == 272_474
-    assert ResNet(1, 10, 1, 4)(torch.zeros(2, 28, 28, 1)).shape == (2, 10)
+def test_the_teacher_has_its_size() -> None:
+    """6.57 M parameters at its author's width, 64."""
+    assert count_parameters(PictureTeacher(3, 10, 64)) == 6_573_130
+    assert PictureTeacher(1, 10, 4)(torch.zeros(2, 28, 28, 1)).shape == (2, 10)
 
 
 def test_sizes_of_the_recipes() -> None:
@@ -166,7 +166,7 @@ def test_targets_blend_labels_and_the_teachers_answers(tmp_path: Path) -> None:
     )
     run = ImageRun(data, recipe, tmp_path / "a", tmp_path / "teacher", silent)
     run.train_teacher()
-    twin = ResNet(1, 10, recipe.teacher_blocks, recipe.teacher_width).eval()
+    twin = PictureTeacher(1, 10, recipe.teacher_width).eval()
     twin.load_state_dict(torch.load(tmp_path / "teacher" / "teacher.pt")["best"])
     assert float(run.loss(twin, torch.arange(20)).detach()) == pytest.approx(0, abs=1e-6)
     assert float(run.loss(EMamba(recipe.config), torch.arange(20)).detach()) > 0.01
@@ -232,7 +232,7 @@ def test_a_teacher_answers_no_more_ways_than_it_is_asked(tmp_path: Path) -> None
     run = ImageRun(data, recipe, tmp_path / "a", tmp_path / "teacher", silent)
     run.train_teacher()
     assert run.taught is not None
-    teacher = ResNet(1, 10, recipe.teacher_blocks, recipe.teacher_width).eval()
+    teacher = PictureTeacher(1, 10, recipe.teacher_width).eval()
     teacher.load_state_dict(torch.load(tmp_path / "teacher" / "teacher.pt")["best"])
     change, ways = recipe.augmentation, []
     with torch.no_grad():

@@ -29,7 +29,7 @@ from emamba.quantise.convert import integer_tables
 from emamba.tasks import ImageTask
 from emamba.train.card import write_card
 from emamba.train.checkpoint import save_checkpoint
-from emamba.train.cnn import ResNet
+from emamba.train.cnn import PictureTeacher
 from emamba.train.images_data import ImageAugmentation, ImageData, read_image_data
 from emamba.train.loop import Fit, Progress, Schedule, fit
 from emamba.train.predict import integer_outputs, predict, predict_integers
@@ -55,8 +55,7 @@ class ImageRecipe:
     float_schedule: Schedule
     integers_schedule: Schedule
     teacher_schedule: Schedule
-    teacher_width: int = 48
-    teacher_blocks: int = 1
+    teacher_width: int = 16
     teacher_views: int = 18
     teacher_share: float = 0.9
     softening: float = 2.0
@@ -68,7 +67,7 @@ class ImageRecipe:
     def teacher(self) -> dict[str, Any]:
         """What the teacher depends on: networks of all sizes share it."""
         names: tuple[str, ...] = ("dataset", "teacher_augmentation")
-        names += ("teacher_schedule", "teacher_width", "teacher_blocks")
+        names += ("teacher_schedule", "teacher_width")
         everything = dataclasses.asdict(self)
         names += ("label_smoothing", "held_out", "seed")
         return {name: everything[name] for name in names}
@@ -105,8 +104,7 @@ class ImageRun:
         claim_folder(self.teacher_folder, {"recipe": self.recipe.teacher, **self.data.identity})
         torch.manual_seed(self.recipe.seed + 100)
         shape = DATASETS[self.recipe.dataset].shape
-        blocks, width = self.recipe.teacher_blocks, self.recipe.teacher_width
-        teacher = ResNet(shape[2], len(self.data.classes), blocks, width)
+        teacher = PictureTeacher(shape[2], len(self.data.classes), self.recipe.teacher_width)
         schedule = self.recipe.teacher_schedule
         self.fit("teacher", teacher, schedule, self.teacher_folder, self._teacher_loss)
         self.taught = self._answers(teacher)
