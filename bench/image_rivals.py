@@ -113,7 +113,7 @@ class _Block(nn.Module):
         self.skip = nn.Sequential()
         if stride != 1 or inputs != outputs:
             # Pixels are left out first: a 1x1 convolution by strides of fewer than 8 channels
-            # writes outside of them in oneDNN 3.12 with AVX2.
+            # hangs or aborts in oneDNN 3.12 with AVX2.
             self.skip = nn.Sequential(
                 nn.AvgPool2d(1, stride),
                 nn.Conv2d(inputs, outputs, 1, bias=False),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
@@ -22,13 +22,15 @@ from emamba_service.histograms import Histograms, Series
 from emamba_service.models import LoadedModel
 from emamba_service.scheduler import Computed
 
-__all__ = ["ENGINE_STAGES", "OUTCOMES", "STAGES", "Metrics"]
+__all__ = ["ENGINE_STAGES", "OUTCOMES", "STAGES", "CheckResult", "Metrics"]
 
 STAGES = ("preprocess", "queue", "quantise", "engine", "postprocess")
 # Parts of "engine", which only engines with a device have.
 ENGINE_STAGES = ("pack", "transfer", "kernel", "unpack", "guard")
 # What becomes of a request that names a model and has a valid input.
 OUTCOMES = ("ok", "queue_full", "timeout", "unavailable", "failed")
+# What becomes of a shadow check.
+CheckResult = Literal["match", "mismatch", "dropped", "failed"]
 _STATES: tuple[str, ...] = get_args(get_type_hints(EngineStatus)["state"])
 # Seconds: 1, 2 and 5 of each decade.
 BUCKETS = (
@@ -151,7 +153,7 @@ class Metrics:
 
     def expect_checks(self, model: str, version: str) -> None:
         """Have a series of 0 for whatever may become of a shadow check of this version."""
-        for result in ("match", "mismatch", "dropped", "failed"):
+        for result in get_args(CheckResult):
             self.shadow_checks.labels(result, model, version)
         for result in ("match", "mismatch"):
             self.shadow_frames.labels(result, model, version)

@@ -22,20 +22,18 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from emamba.engines import MirrorEngine, Recorded
 from emamba_service import __version__
-from emamba_service.metrics import Metrics
+from emamba_service.metrics import CheckResult, Metrics
 from emamba_service.models import LoadedModel
 from emamba_service.shadow_files import Reproducer, ReproducerError, ReproducerFolder
 
 __all__ = ["Mismatch", "ShadowChecker"]
-
-Result = Literal["match", "mismatch", "dropped", "failed"]
 
 PLACES = 64
 # Frames after which a round takes no further request.
@@ -113,7 +111,7 @@ class ShadowChecker:
         self._queue: SimpleQueue[_Answered | None] = SimpleQueue()
         # By the package's SHA-256: a version may be swapped for another of the same name.
         self._mirrors: dict[str, MirrorEngine] = {}
-        self._counts: Counter[Result] = Counter()
+        self._counts: Counter[CheckResult] = Counter()
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._dropping = threading.Event()
@@ -277,7 +275,7 @@ class ShadowChecker:
             self._mirrors[key] = MirrorEngine(loaded.package.model)
         return self._mirrors[key]
 
-    def _count(self, answered: _Answered, result: Result) -> None:
+    def _count(self, answered: _Answered, result: CheckResult) -> None:
         package = answered.loaded.package
         with self._lock:
             self._counts[result] += 1

@@ -452,8 +452,8 @@ def test_models_being_loaded_are_listed_and_ask_for_patience(
     behind = Service(chosen, engine_factory=slow_for_images)
     with calling(create_app(chosen, service=behind)) as service:
         service.portal.call(behind.start)
-        coming = [{"name": name, "version": "1"} for name in ("digits", "photos")]
-        coming.insert(1, {"name": "digits", "version": "2"})
+        images = (("digits", "1"), ("digits", "2"), ("photos", "1"))
+        coming = [{"name": name, "version": version} for name, version in images]
         listed = service.get("/v1/models").json()
         assert [model["name"] for model in listed["models"]] == ["mars"]
         assert listed["loading"] == coming
