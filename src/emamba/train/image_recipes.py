@@ -64,7 +64,7 @@ RECIPES = {
     "fashion-mnist": _recipe("fashion-mnist", 32, d_model=32, n_layer=4, head_width=14),
     "fashion-mnist-medium": _recipe("fashion-mnist", 16, 24, 2, head_width=12, shift=0),
     "fashion-mnist-small": _recipe("fashion-mnist", 16, 16, 2, head_width=10, shift=0),
-    "cifar10": _recipe("cifar10", 40, d_model=72, n_layer=4, head_width=16, dt_rank=2),
+    "cifar10": _recipe("cifar10", 40, 72, 4, head_width=16, dt_rank=2, shift=2),
     "cifar10-medium": _recipe("cifar10", 16, d_model=48, n_layer=3, head_width=16),
     "cifar10-small": _recipe("cifar10", 14, d_model=32, n_layer=2, head_width=12),
 }
