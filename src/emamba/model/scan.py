@@ -1,7 +1,8 @@
-"""The selective scan on floats, chunk by chunk: vectorised over batch, channels and states.
+"""The selective scan on floats, chunk by chunk: vectorised over batch, channels, states and time.
 
-For devices without the fused operation, GPUs among them. Time within a chunk is the only loop;
-what autograd keeps is one state a chunk, the rest is computed again on the way back.
+For devices without the fused operation, GPUs among them. A chunk of n tokens takes log2 n steps,
+each over all of it; what autograd keeps is one state a chunk, the rest is computed again on the way
+back.
 """
 
 from __future__ import annotations
@@ -28,14 +29,21 @@ def selective_scan(
 def _scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One chunk from state h (b, d, n): its y and the state after it."""
+    """One chunk from state h (b, d, n): its y and the state after it.
+
+    After each step row t holds what its last 1, 2, 4, ... tokens make of nothing, and how they
+    decay what was before them (Hillis and Steele, "Data parallel algorithms", 1986).
+    """
     dA = (delta[..., None] * A).exp()
     dBu = (delta * u)[..., None] * B[:, :, None]
-    states = []
-    for dA_t, dBu_t in zip(dA.unbind(1), dBu.unbind(1), strict=True):
-        h = dA_t * h + dBu_t
-        states.append(h)
-    return torch.einsum("bldn,bln->bld", torch.stack(states, 1), C), h
+    states = torch.cat((dBu[:, :1] + dA[:, :1] * h[:, None], dBu[:, 1:]), 1)
+    reach = 1
+    while reach < states.shape[1]:
+        later = states[:, reach:] + dA[:, reach:] * states[:, :-reach]
+        states = torch.cat((states[:, :reach], later), 1)
+        dA = torch.cat((dA[:, :reach], dA[:, reach:] * dA[:, :-reach]), 1)
+        reach *= 2
+    return torch.einsum("bldn,bln->bld", states, C), states[:, -1]
 
 
 class _Chunked(torch.autograd.Function):
