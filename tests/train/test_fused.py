@@ -136,6 +136,18 @@ def test_what_must_be_seen_step_by_step_is_not_fused(
 
 
 @needs_compiler
+def test_threads_give_the_same_gradients_every_time() -> None:
+    """With more than two, sums depend on their order."""
+    torch.set_num_threads(4)
+    network = EMamba(WIDE)
+    network.set_fused(True)
+    maps = torch.randn(64, *WIDE.input_shape)
+    first = gradients(network, maps)
+    for _ in range(10):
+        torch.testing.assert_close(gradients(network, maps), first, rtol=0, atol=0)
+
+
+@needs_compiler
 def test_the_process_keeps_its_small_floats() -> None:
     """-ffast-math would flush them to zero, in every thread that loads the library."""
     assert available()

@@ -6,7 +6,9 @@
 // Shapes, row-major: xz (b, l, 2 d) holds x and z of in_proj; u, g (b, l, d); dbc (b, l, r + 2 n)
 // holds dt, B and C; h (b, l, n, d) every state; weights conv (k, d), dt (r, d), A (n, d).
 // With ROUND every number is rounded as the integer pipeline rounds it. Gradients pass rounding
-// straight.
+// straight. Threads add their shares of a gradient in turn: the same sum every time.
+#include <omp.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -146,7 +148,9 @@ void convolve_back(const Sizes& s, const Weights& w, const Rounding& r, const T*
         }
       }
     }
-#pragma omp critical
+#pragma omp for ordered schedule(static, 1)
+    for (int thread = 0; thread < omp_get_num_threads(); ++thread)
+#pragma omp ordered
     {
       for (long i = 0; i < taps * d; ++i) grad.conv[i] += own[i];
       for (long c = 0; c < d; ++c) grad.conv_bias[c] += own_bias[c];
@@ -305,7 +309,9 @@ void scan_back(const Sizes& s, const Weights& w, const Rounding& r, const T* xz,
         }
       }
     }
-#pragma omp critical
+#pragma omp for ordered schedule(static, 1)
+    for (int thread = 0; thread < omp_get_num_threads(); ++thread)
+#pragma omp ordered
     {
       for (long i = 0; i < n * d; ++i) grad.A[i] += own_A[i];
       for (long i = 0; i < rank * d; ++i) grad.dt[i] += own_dt[i];
