@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from emamba.commands import app
 from emamba.model import EMamba, count_parameters
 from emamba.package import PackageError, load_package
+from emamba.quantise import calibrate, fit_tables
 from emamba.train.checkpoint import load_checkpoint
 from emamba.train.cnn import PictureTeacher
 from emamba.train.image_recipes import RECIPES
@@ -132,6 +134,41 @@ def test_a_whole_run_leaves_checkpoint_package_and_record(
     other = dataclasses.replace(RECIPE, teacher_width=16)
     with pytest.raises(OtherRun):
         train_images(folder / "data", out, "other", "1", other, silent)
+
+
+def test_a_run_that_stops_at_its_last_step_goes_on(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Where packages go there is a file."""
+    folder, record = run
+    shutil.copytree(folder / "out", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "packages")
+    (tmp_path / "out" / "packages").touch()
+    with pytest.raises(NotADirectoryError):
+        train_images(folder / "data", tmp_path / "out", "tiny", "1", RECIPE, silent)
+    (tmp_path / "out" / "packages").unlink()
+    again = train_images(folder / "data", tmp_path / "out", "tiny", "1", RECIPE, silent)
+    assert again["test"] == record["test"]
+    left = tmp_path / "out" / "packages" / "tiny" / "1"
+    assert sorted(path.name for path in left.iterdir()) == sorted(
+        path.name for path in (folder / "out" / "packages" / "tiny" / "1").iterdir()
+    )
+
+
+def test_integers_are_tuned_in_float32(tmp_path: Path) -> None:
+    """Also where everything before was in bfloat16."""
+    write_fashion(tmp_path)
+    data = read_image_data("fashion-mnist", tmp_path, held_out=50)
+    tuned = []
+    for half in (False, True):
+        run = ImageRun(data, RECIPE, tmp_path / str(half), tmp_path / "teacher", silent)
+        run.half = half
+        torch.manual_seed(0)
+        network = EMamba(RECIPE.config)
+        fit_tables(network, run.calibration_maps())
+        tuned.append(run.tune_integers(network, calibrate(network, run.calibration_maps())))
+    first, second = (model.tensors for model in tuned)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_evaluate_prints_accuracy(run: tuple[Path, dict[str, Any]]) -> None:

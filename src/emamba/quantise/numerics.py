@@ -118,7 +118,8 @@ class FakeQuantNumerics:
         kind, argument = _TABLE_OF[output]
         x_format = self.formats[f"{block}.{argument}"]
         row = (x.detach() / x_format.lsb).long() + x_format.max_int
-        exact = self._dense[f"{block}.{kind}"][row].to(x.dtype) * self.formats[name].lsb
+        dense = self._dense[f"{block}.{kind}"] = self._dense[f"{block}.{kind}"].to(row.device)
+        exact = dense[row].to(x.dtype) * self.formats[name].lsb
         return _replace(function(x), exact)
 
     def fusion(self, block: str, tables: nn.ModuleDict) -> Fusion | None:

@@ -1,8 +1,8 @@
 """What matters for pictures in a Mamba block: order of tokens, patch size, positions, head.
 
-Every variant trains briefly from the same seed on the same rows, with labels only, in float. The
-first is what ships; kernels can compute it and other patch sizes. Other orders, learned positions
-and other heads are float only: they say what such kernels would gain.
+Every variant trains once, briefly, on the same rows, with labels only, in float. The first is what
+ships; kernels can compute it and other patch sizes. Other orders, learned positions and other heads
+are float only: they say what such kernels would gain.
 """
 
 from __future__ import annotations

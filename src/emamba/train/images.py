@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,11 @@ class ImageRun:
         return network
 
     def tune_integers(self, network: EMamba, formats: dict[str, Fixed]) -> IntegerModel:
-        """Fine-tune through the integer pipeline's own arithmetic; scales and tables stay."""
+        """Fine-tune through the integer pipeline's own arithmetic; scales and tables stay.
+
+        In float32 from here on: the residual's 16 bits are more than bfloat16 holds.
+        """
+        self.half = False
         network.tables.requires_grad_(False)
         network.set_numerics(FakeQuantNumerics(formats, integer_tables(network, formats)))
         self.fit("integers", network, self.recipe.integers_schedule, self.folder)
@@ -310,7 +315,7 @@ def _leave(
     task: ImageTask,
     record: dict[str, Any],
 ) -> None:
-    """Checkpoint, package with its card, and record."""
+    """Checkpoint, record, and last the package, which says that the run is over."""
     wanted = ("recipe", "data_sha256", "data_origin", "git_revision", "environment")
     provenance = {key: record[key] for key in wanted}
     checkpoint = out / name / "float.safetensors"
@@ -327,6 +332,10 @@ def _leave(
             key: test["mirror"][key] for key in ("accuracy", "calibration_error", "per_class")
         },
     }
-    folder = write_package(out / "packages", name, version, model, task, provenance, accuracy)
-    write_card(folder, load_package(folder), record)
     write_record(out / name / "record.json", record)
+    with tempfile.TemporaryDirectory(dir=out / name) as unfinished:
+        folder = write_package(Path(unfinished), name, version, model, task, provenance, accuracy)
+        write_card(folder, load_package(folder), record)
+        target = out / "packages" / name / version
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)

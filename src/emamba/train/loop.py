@@ -75,7 +75,7 @@ def fit(
     run = _Run(job, schedule, seed, clock)
     path = folder / f"{job.stage}.pt"
     if path.exists():
-        run.restore(torch.load(path, weights_only=True))
+        run.restore(torch.load(path, map_location="cpu", weights_only=True))
     while run.epoch < schedule.epochs:
         row = run.one_epoch()
         progress(job.stage, run.epoch, schedule.epochs, row)
