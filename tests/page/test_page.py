@@ -400,6 +400,27 @@ def test_image_tab_classifies_what_is_drawn_and_what_is_chosen(open_page, servic
     window.wait("shown.frame?.sequence > 0")
 
 
+def test_image_tab_shows_no_answer_to_what_is_cleared(open_page, service):
+    window = open_page(service.url)
+    window.page.click("#tab-images")
+    window.wait_for_text("#image-notice", "Draw something, or choose or drop an image.")
+    held = []
+    window.page.route("**/v1/classify*", lambda route: held.append(route))  # noqa: PLW0108
+    window.page.hover("#pad")
+    window.page.mouse.down()
+    with window.page.expect_request("**/v1/classify*"):
+        window.page.mouse.up()
+    window.page.click("#clear")
+    with window.page.expect_response("**/v1/classify*"):
+        held[0].continue_()
+    window.page.unroute("**/v1/classify*")
+    assert window.page.locator("#classes li").count() == 0
+    window.page.hover("#pad")
+    window.page.mouse.down()
+    window.page.mouse.up()
+    window.wait_for_text("#image-time", " in the engine; round trip ")
+
+
 def test_image_tab_says_that_there_is_no_image_model(open_page):
     live = start(Path(__file__).parents[1] / "one_model")
     try:

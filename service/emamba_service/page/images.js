@@ -9,6 +9,8 @@ export class Images {
   constructor() {
     this.pad = $("pad");
     this.context = this.pad.getContext("2d");
+    // The number of the newest request: only its answer is shown.
+    this.asked = 0;
     this.clear();
     this.draws();
     $("clear").onclick = () => this.clear();
@@ -21,7 +23,8 @@ export class Images {
     try {
       const { models, loading } = await ask("v1/models");
       if (loading.length) this.again = setTimeout(() => this.enter(), 1000);
-      const names = models.filter(({ task }) => task.kind === "image-classes").map(({ name }) => name);
+      const ours = models.filter(({ task }) => task.kind === "image-classes").map(({ name }) => name);
+      const names = [...new Set(ours)];
       if (this.ready && names.join() === this.names) return;
       this.names = names.join();
       const chosen = $("image-model").value;
@@ -42,6 +45,7 @@ export class Images {
   }
 
   clear() {
+    this.asked += 1;
     this.context.fillStyle = "#000";
     this.context.fillRect(0, 0, this.pad.width, this.pad.height);
     $("classes").replaceChildren();
@@ -66,13 +70,18 @@ export class Images {
     });
     this.pad.addEventListener("pointerup", () => {
       this.from = null;
-      this.pad.toBlob((blob) => this.classify(blob), "image/png");
+      const number = ++this.asked;
+      this.pad.toBlob((blob) => this.classify(blob, number), "image/png");
+    });
+    this.pad.addEventListener("pointercancel", () => {
+      this.from = null;
     });
   }
 
   // Show a file on the pad, as much of its middle as fits, and send the file itself.
   async open(file) {
     this.clear();
+    const number = ++this.asked;
     try {
       const picture = await createImageBitmap(file);
       const edge = Math.min(picture.width, picture.height);
@@ -81,18 +90,19 @@ export class Images {
     } catch {
       // The service may read what this browser cannot, or says in its own words why not.
     }
-    await this.classify(file);
+    await this.classify(file, number);
   }
 
-  async classify(blob) {
-    if (!this.ready) return;
+  async classify(blob, number) {
+    if (!this.ready || number !== this.asked) return;
     const begun = performance.now();
     const url = route("v1/classify");
     url.searchParams.set("model", $("image-model").value);
     try {
       const answer = await ask(url, { method: "POST", body: blob, headers: { "content-type": blob.type } });
-      this.show(answer, performance.now() - begun);
+      if (number === this.asked) this.show(answer, performance.now() - begun);
     } catch (error) {
+      if (number !== this.asked) return;
       $("classes").replaceChildren();
       this.say(error.message);
     }
