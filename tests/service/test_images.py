@@ -245,6 +245,18 @@ REFUSED: dict[str, tuple[bytes, type[ServiceError], str]] = {
         ImageTooLargeError,
         "image 0 must have at most 1048576 pixels, but has 65535 x 65535",
     ),
+    **{
+        f"webp bomb {kind.decode()}": (
+            b"RIFF\xff\0\0\0WEBP" + kind + b"\xf0\0\0\0" + start,
+            ImageTooLargeError,
+            f"image 0 must have at most 1048576 pixels, but has {size} x {size}",
+        )
+        for kind, start, size in (
+            (b"VP8X", b"\0\0\0\0" + 2 * b"\xff\xff\xff", 1 << 24),
+            (b"VP8L", b"\x2f\xff\xff\xff\x0f", 1 << 14),
+            (b"VP8 ", b"\0\0\0\x9d\x01\x2a" + 2 * b"\xff\x3f", (1 << 14) - 1),
+        )
+    },
     "gif beyond its screen": (huge_gif(8, 65535), InvalidImageError, damaged("GIF")),
     "jpeg of many scans": (
         jpeg_of_many_scans(),

@@ -105,22 +105,15 @@ class _Budget:
         before, self._taken = self._taken, self._taken + width * height
         if self._taken <= self._limit:
             return
-        if not before:
-            raise self.exceeded(index, f"{width} x {height}")
-        raise ImageTooLargeError(
-            f"images 0 to {index} must have at most {self._limit} pixels together, but have "
-            f"{self._taken}; send several requests",
-            frame=index,
-            limit=self._limit,
+        sentence = (
+            f"image {index} must have at most {self._limit} pixels, but has {width} x {height}"
         )
-
-    def exceeded(self, index: int, came: str) -> ImageTooLargeError:
-        """The error for an image that has `came` pixels."""
-        return ImageTooLargeError(
-            f"image {index} must have at most {self._limit} pixels, but has {came}",
-            frame=index,
-            limit=self._limit,
-        )
+        if before:
+            sentence = (
+                f"images 0 to {index} must have at most {self._limit} pixels together, but have "
+                f"{self._taken}; send several requests"
+            )
+        raise ImageTooLargeError(sentence, frame=index, limit=self._limit)
 
 
 def _read(data: bytes, shape: Shape, budget: _Budget, index: int) -> Pixels:
@@ -131,11 +124,12 @@ def _read(data: bytes, shape: Shape, budget: _Budget, index: int) -> Pixels:
             f"image {index} must be PNG, JPEG, WebP or GIF, but {came}", frame=index
         )
     _check_bytes(data, kind, index)
-    if kind == "image/gif":
-        budget.take(index, *_walk_through_gif(data, index))
+    told = _TELLS_SIZE.get(kind)
+    if told is not None:
+        budget.take(index, *told(data, index))
     try:
         with _OPEN[kind](BytesIO(data)) as picture:
-            if kind != "image/gif":
+            if told is None:
                 budget.take(index, *picture.size)
             _check_picture(picture, index)
             # JPEG can be decoded at 1/2, 1/4 or 1/8, for a fraction of the time.
@@ -143,9 +137,6 @@ def _read(data: bytes, shape: Shape, budget: _Budget, index: int) -> Pixels:
             return _pixels(_upright(picture), shape, index)
     except (InvalidImageError, ImageTooLargeError):
         raise
-    except Image.DecompressionBombError as error:
-        # Pillow itself looks at a WebP's size, before it tells one.
-        raise budget.exceeded(index, "more") from error
     # Decoders raise whatever a damaged file makes them stumble over.
     except Exception as error:
         _refuse_damaged(kind, index, error)
@@ -160,10 +151,7 @@ def _check_bytes(data: bytes, kind: str, index: int) -> None:
 
 
 def _walk_through_gif(data: bytes, index: int) -> tuple[int, int]:
-    """Width and height; refuses all but one picture within them, whole to the trailer.
-
-    Pillow may fill memory for the picture, whatever size it claims, before it tells one.
-    """
+    """Width and height; refuses all but one picture within them, whole to the trailer."""
     try:
         width, height, flags = struct.unpack_from("<HHB", data, 6)
         at = 13 + _palette_bytes(flags)
@@ -187,6 +175,27 @@ def _walk_through_gif(data: bytes, index: int) -> tuple[int, int]:
     if pictures > 1:
         _refuse(index, f"must be one picture, but is an animation of {pictures}")
     return width, height
+
+
+def _webp_size(data: bytes, index: int) -> tuple[int, int]:
+    """Width and height, as RFC 9649 has them in a file's first chunk."""
+    kind, start = data[12:16], data[20:30]
+    if kind == b"VP8X" and len(start) == 10:
+        return int.from_bytes(start[4:7], "little") + 1, int.from_bytes(start[7:], "little") + 1
+    if kind == b"VP8L" and len(start) >= 5:
+        bits = int.from_bytes(start[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind != b"VP8 " or len(start) < 10:
+        _refuse_damaged("image/webp", index, ValueError("it begins with none of WebP's chunks"))
+    width, height = struct.unpack_from("<HH", start, 6)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+# Pillow makes room for these pictures, whatever sizes they claim, before it tells them.
+_TELLS_SIZE: dict[str, Callable[[bytes, int], tuple[int, int]]] = {
+    "image/gif": _walk_through_gif,
+    "image/webp": _webp_size,
+}
 
 
 def _palette_bytes(flags: int) -> int:
