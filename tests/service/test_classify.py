@@ -462,6 +462,12 @@ def test_models_being_loaded_are_listed_and_ask_for_patience(
         early = classify(service, encoded(GREY[0, ..., 0], "PNG"), PNG, "?model=photos")
         assert (early.status_code, early.headers["retry-after"]) == (503, "1")
         assert early.json()["detail"] == "photos 1 is being loaded; try again after 1 s"
+        early = classify(service, encoded(GREY[0, ..., 0], "PNG"), PNG)
+        assert (early.status_code, early.headers["retry-after"]) == (503, "1")
+        assert early.json()["detail"] == (
+            "digits is being loaded, and may be the model for images; try again after 1 s, or "
+            "name one"
+        )
         gate.set()
         service.portal.call(behind.repository.open_others)
         listed = service.get("/v1/models").json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from base64 import b64decode
 from typing import Any
 
@@ -14,6 +15,7 @@ from emamba.tasks import ImageTask
 from emamba_service.errors import (
     InvalidImageError,
     InvalidRequestError,
+    NotReadyError,
     TooManyFramesError,
     UnknownModelError,
     UnsupportedImageError,
@@ -34,6 +36,7 @@ from emamba_service.protocols.request import (
     read_treatment,
 )
 from emamba_service.settings import Settings
+from emamba_service.turns import Turns
 from emamba_service.web import Call, Reply
 
 __all__ = ["DEFAULT_TOP", "Classify", "parse_images", "parse_pixels"]
@@ -51,6 +54,8 @@ class Classify:
     def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
         self._settings = settings
+        # Decoding leaves threads to other requests.
+        self._decoding = Turns(os.cpu_count() or 1, settings.max_queue)
 
     async def answer(self, call: Call) -> Reply:
         """The likeliest classes of one image or a batch of images, and their probabilities.
@@ -63,6 +68,7 @@ class Classify:
         priority, timeout_s = read_treatment(query)
         loaded, task = self._find(query.get("model"), query.get("version"))
         top = read_integer(query, "top", 1, len(task.classes)) or DEFAULT_TOP
+        self._inference.check_room(loaded.package.name)
         images = await self._read(form, await call.body(), task.shape)
         ask = Ask(call.client, call.received_at, priority, timeout_s)
         answered = await self._inference.run(loaded, images, ask)
@@ -91,8 +97,14 @@ class Classify:
     def _default(self) -> str:
         self._inference.check_open()
         models = self._inference.models
-        names = dict.fromkeys([models.default, *(model.package.name for model in models)])
-        for name in names:
+        coming = {name for name, _ in models.loading if not models.versions(name)}
+        names = {model.package.name for model in models} | coming
+        for name in (models.default, *sorted(names - {models.default})):
+            if name in coming:
+                raise NotReadyError(
+                    f"{name} is being loaded, and may be the model for images; try again after "
+                    "1 s, or name one"
+                )
             versions = [*models.versions(name).values()]
             if versions and isinstance(versions[-1].package.task, ImageTask):
                 return name
@@ -107,13 +119,15 @@ class Classify:
         if form == OCTETS:
             return parse_pixels(body, shape, max_frames)
         if form == JSON:
-            return await asyncio.to_thread(parse_images, body, shape, max_frames, max_pixels)
+            async with self._decoding.turn():
+                return await asyncio.to_thread(parse_images, body, shape, max_frames, max_pixels)
         came = media_type_of(body)
         if came not in {form, None}:
             raise UnsupportedImageError(
                 f"Content-Type must be {came}, as the body is, but is {form!r}"
             )
-        return await asyncio.to_thread(read_images, [body], shape, max_pixels)
+        async with self._decoding.turn():
+            return await asyncio.to_thread(read_images, [body], shape, max_pixels)
 
 
 def parse_pixels(body: bytes, shape: Shape, max_images: int) -> Pixels:
