@@ -44,7 +44,7 @@ class _Keeper:
     def lane_lost(self, lane: Lane, why: str) -> None:
         raise SystemExit(f"the other process {why}")
 
-    lane_hung = lane_lost
+    lane_hung = lane_unopened = lane_lost
 
     def lane_closed(self, lane: Lane) -> None:
         """Nothing else is open."""

@@ -98,6 +98,8 @@ class ChildRoom:
     def lane_hung(self, lane: Lane, why: str) -> None:
         """A bench's engine does not hang."""
 
+    lane_unopened = lane_hung
+
     def lane_closed(self, lane: Lane) -> None:
         self._lanes.remove(lane)
 

@@ -217,9 +217,12 @@ class Repository:
             await asyncio.shield(self._others)
 
     async def close(self) -> None:
-        """Close every engine, and the room; what is being opened is opened first."""
+        """Close every engine, and the room; what is being opened has `drain_timeout_s`."""
         self._closing = True
-        await self.open_others()
+        if self._others is not None:
+            await asyncio.wait([self._others], timeout=self._drain_timeout_s)
+            self._others.cancel()
+            await asyncio.wait([self._others])
         for model in self.models:
             await model.close(0)
         await self._room.close()
@@ -317,22 +320,30 @@ class Repository:
         return models
 
     async def _open_each(self, packages: list[Found]) -> None:
-        """Load what can be loaded, several at a time; the log and the index say what cannot."""
-        turns = asyncio.Semaphore(os.cpu_count() or 1)
+        """Load what can be loaded, several at a time; the log and the index say what cannot.
 
-        async def open_one(folder: Path, package: Package) -> None:
-            key = (package.name, package.version)
+        What fails is tried once more, alone: it may have been another that took the process along.
+        """
+        turns = asyncio.Semaphore(os.cpu_count() or 1)
+        failed: list[Found] = []
+
+        async def open_one(found: Found, again: bool) -> None:
+            key = (found[1].name, found[1].version)
             async with turns:
                 try:
                     if not self._closing:
-                        self._add(await self._open(folder, package))
+                        self._add(await self._open(*found))
                 except EngineError as error:
+                    if not again:
+                        failed.append(found)
+                        return
                     self._refused[key] = str(error)
                     _log.error("%s %s is not served: %s", *key, error)
-                finally:
-                    del self.models.changing[key]
+            del self.models.changing[key]
 
-        await asyncio.gather(*(open_one(folder, package) for folder, package in packages))
+        await asyncio.gather(*(open_one(found, again=False) for found in packages))
+        for found in failed:
+            await open_one(found, again=True)
 
     def _add(self, model: LoadedModel) -> None:
         package = model.package

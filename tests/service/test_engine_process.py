@@ -25,7 +25,7 @@ from emamba.engines import EngineError, EngineStatus, EngineUnavailableError, Re
 from emamba.fixed import Mirror
 from emamba.package import load_package
 from emamba_service.lanes import Lane, ProcessRoom
-from emamba_service.lanes.room import Pauses
+from emamba_service.lanes.room import OPEN_LIMIT_S, Pauses
 from lane_parts import frames, until
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -59,8 +59,10 @@ def room(settings, registry) -> Rooms:
     """A room that is closed again, and leaves no process."""
 
     @asynccontextmanager
-    async def opened(**changes: Any) -> AsyncIterator[ProcessRoom]:
-        room = ProcessRoom(settings(**changes), registry)
+    async def opened(
+        open_limit_s: float = OPEN_LIMIT_S, **changes: Any
+    ) -> AsyncIterator[ProcessRoom]:
+        room = ProcessRoom(settings(**changes), registry, open_limit_s=open_limit_s)
         try:
             yield room
         finally:
@@ -128,6 +130,44 @@ def test_answers_are_the_mirrors(run, room, folder, engine):
             assert np.array_equal(recorded.outputs, Mirror(load_package(folder).model).run(large))
             assert recorded.engine == engine
             assert engines.pid not in (None, os.getpid())
+
+    run(main())
+
+
+@pytest.fixture
+def endless_compiler(tmp_path, monkeypatch) -> None:
+    """Keeps the engine "native" from opening."""
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in *--version*) exec g++ --version;; esac\nsleep 60\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("EMAMBA_CACHE", str(tmp_path))
+
+
+def test_an_engine_that_takes_too_long_to_open_leaves_the_others_be(
+    run, room, folder, endless_compiler
+):
+    async def main() -> None:
+        async with room(open_limit_s=3) as engines:
+            lane = await open_in(engines, folder, "mirror")
+            pid = engines.pid
+            with pytest.raises(EngineError, match="did not open an engine within 3 s"):
+                await open_in(engines, folder, "native")
+            await assert_right(lane, folder)
+            assert engines.pid == pid
+
+    run(main())
+
+
+def test_a_process_in_which_no_engine_opens_is_replaced(run, room, folder, endless_compiler):
+    async def main() -> None:
+        async with room(open_limit_s=0.2) as engines:
+            with pytest.raises(EngineError, match="did not open an engine within"):
+                await open_in(engines, folder, "native")
+            pid = engines.pid
+            await until(lambda: engines.pid not in (None, pid))
 
     run(main())
 

@@ -66,6 +66,9 @@ class Keeper:
     def lane_hung(self, lane: Lane, why: str) -> None:
         self.told.append(("hung", why))
 
+    def lane_unopened(self, lane: Lane, why: str) -> None:
+        self.told.append(("unopened", why))
+
     def lane_closed(self, lane: Lane) -> None:
         self.told.append(("closed", ""))
 
@@ -502,7 +505,7 @@ def test_opening_and_running_take_no_longer_than_allowed(run):
             with pytest.raises(EngineError) as error:
                 await lane.connect(near, 0.05)
             assert str(error.value) == ("the engine's process did not open an engine within 0.05 s")
-        assert keeper.told == [("hung", "did not open an engine within 0.05 s")]
+        assert keeper.told == [("unopened", "did not open an engine within 0.05 s")]
         with await opened_by_hand(lane) as far:
             future = lane.run(frames(1))
             await until(lambda: len(keeper.told) > 1)

@@ -325,6 +325,30 @@ def test_other_model_whose_engine_does_not_open_harms_nobody(
     assert "digits 1 is not served: no place left" in caplog.text
 
 
+def test_other_model_whose_engine_opens_at_the_second_try_is_served(tmp_path, engines, new_package):
+    """Another may have taken the engines' process along."""
+    tried = []
+
+    def refuses_others_once(name, model):
+        if model.config != MARS_CONFIG and len(tried) < 2:
+            tried.append(model)
+            raise EngineError("the engine's process was ended by SIGSEGV while it opened it")
+        return engines(name, model)
+
+    async def scene() -> None:
+        stage = Stage(tmp_path, refuses_others_once)
+        await stage.repository.open()
+        await stage.repository.open_others()
+        assert [entry.state for entry in stage.repository.index()] == ["READY"] * 3
+        assert stage.models.changing == {}
+        await stage.repository.close()
+
+    new_package(tmp_path, "1")
+    write_images(tmp_path, "digits", "1", GREY_CONFIG)
+    write_images(tmp_path, "letters", "1", GREY_CONFIG)
+    asyncio.run(scene())
+
+
 def test_end_during_the_start_closes_what_was_opened(tmp_path, engines, new_package):
     async def scene() -> None:
         stage = Stage(tmp_path, engines)

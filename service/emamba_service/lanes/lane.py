@@ -38,6 +38,10 @@ class Keeper(Protocol):
         """The far end does not answer; `why` completes "the engine's process ...". End it."""
         ...
 
+    def lane_unopened(self, lane: Lane, why: str) -> None:
+        """No engine opened in time; `why` completes "the engine's process ..."."""
+        ...
+
     def lane_closed(self, lane: Lane) -> None:
         """The lane is not needed any more."""
         ...
@@ -107,7 +111,7 @@ class Lane:
         except asyncio.TimeoutError:
             why = f"did not open an engine within {limit_s:g} s"
             link.abort()
-            self._keeper.lane_hung(self, why)
+            self._keeper.lane_unopened(self, why)
             raise EngineError(f"the engine's process {why}") from None
         except BaseException:
             link.abort()

@@ -101,6 +101,8 @@ class ThreadRoom:
         """Leave the thread behind."""
         _log.error("the thread of engine %s %s", lane.info.name, why)
 
+    lane_unopened = lane_hung
+
     def lane_closed(self, lane: Lane) -> None:
         """Forget `lane`."""
         self._lanes.discard(lane)
@@ -132,7 +134,8 @@ class ProcessRoom:
     answer within `engine_timeout_s` and is killed, is replaced, and its lanes' engines are opened
     anew.
 
-    `registry` gets the restarts and the faults of boards. `clock` gives seconds.
+    `registry` gets the restarts and the faults of boards. `clock` gives seconds; an engine has
+    `open_limit_s` to open.
     """
 
     def __init__(
@@ -140,9 +143,11 @@ class ProcessRoom:
         settings: Settings,
         registry: CollectorRegistry,
         clock: Callable[[], float] = time.monotonic,
+        open_limit_s: float = OPEN_LIMIT_S,
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._open_limit_s = open_limit_s
         self._report = count_faults(registry)
         self._restarts = Counter(
             "emamba_engine_restarts", "Engine processes started anew.", registry=registry
@@ -198,6 +203,11 @@ class ProcessRoom:
         if self._process is not None:
             self._process.lose(why, hangs=True)
 
+    def lane_unopened(self, lane: Lane, why: str) -> None:
+        """Leave the thread behind where other engines answer, else end what may hang as a whole."""
+        if not any(other.is_connected for other in self._lanes):
+            self.lane_hung(lane, why)
+
     def lane_closed(self, lane: Lane) -> None:
         """Open it no more."""
         self._lanes.pop(lane, None)
@@ -219,7 +229,7 @@ class ProcessRoom:
         """Open what `ask` says at the other end of `lane`; `LaneLostError` if `process` is lost."""
         sock = process.open_lane(ask.engine, ask.folder, ask.sha256)
         try:
-            await lane.connect(sock, OPEN_LIMIT_S)
+            await lane.connect(sock, self._open_limit_s)
         except LaneLostError:
             process.lose("closed the socket of an engine")
             raise
