@@ -90,7 +90,7 @@ def measure(
     folder: Path, checkpoint: Path, threads: list[int], rounds: int, compiled: bool
 ) -> dict[str, Any]:
     """Everything measured, as `--json` writes it."""
-    _quieten()
+    quieten()
     package, network = load_package(folder), load_checkpoint(checkpoint).network
     maps, labels_m = _sample()
     assert isinstance(package.task, PoseTask)
@@ -113,11 +113,11 @@ def measure(
         "rounds": rounds,
         "speed": speed,
         "accuracy": list(accuracy.values()),
-        "notes": notes + _disturbances(speed),
+        "notes": notes + disturbances(speed),
     }
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Exporters and quantisers advise at length; what they make is checked here."""
     warnings.filterwarnings("ignore", module=r"torch\.|bench\.")
     logging.getLogger().setLevel(logging.ERROR)
@@ -184,7 +184,7 @@ def _round(contenders: list[Contender], batch: int) -> tuple[float, list[float]]
     return (_others_cpu_s() - others_s) / (time.perf_counter() - started), times_s
 
 
-def _disturbances(speed: list[Row]) -> list[str]:
+def disturbances(speed: list[Row]) -> list[str]:
     """A note for each race that found no quiet rounds."""
     races = {(r["threads"], r["batch"]): r["cores_used_by_others"] for r in speed}
     return [

@@ -1,7 +1,8 @@
 """Small networks of other families for pictures: a CNN, a vision transformer and an MLP-Mixer.
 
 They take normalised pictures (b, height, width, channels) and give logits (b, n_outputs). The last
-two cut them into 4 x 4 patches as our image networks do, and average their tokens.
+two cut them into 4 x 4 patches as our image networks do, and average their tokens, or, of the
+transformer, read all of them by our networks' own head.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class _Attention(nn.Module):
 
 class VisionTransformer(nn.Module):
     """After A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021: pre-norm, learned
-    positions, here with the tokens' mean in place of a class token."""
+    positions, here with the tokens' mean in place of a class token, or with `head_width` all tokens
+    into so many hidden values."""
 
     def __init__(
         self,
@@ -61,16 +63,22 @@ class VisionTransformer(nn.Module):
         depth: int,
         heads: int = 4,
         mlp_ratio: int = 2,
+        head_width: int = 0,
     ) -> None:
         super().__init__()
         self.patches = _Patches(shape, width)
         self.positions = nn.Parameter(0.02 * torch.randn(self.patches.count, width))
         self.blocks = nn.Sequential(*(_Attention(width, heads, mlp_ratio) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, n_outputs)
+        self.hidden = None
+        if head_width:
+            self.hidden = nn.Linear(self.patches.count * width, head_width)
+            self.head = nn.Linear(head_width, n_outputs)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        x = self.blocks(self.patches(pictures) + self.positions)
-        out: Tensor = self.head(self.norm(x).mean(1))
+        x = self.norm(self.blocks(self.patches(pictures) + self.positions))
+        read = x.mean(1) if self.hidden is None else functional.relu(self.hidden(x.flatten(1)))
+        out: Tensor = self.head(read)
         return out
 
 

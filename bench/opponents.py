@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ __all__ = [
     "MismatchError",
     "export",
     "onnx_runtime",
+    "onnx_runtime_as_trained",
     "pytorch",
     "session_runner",
 ]
@@ -109,6 +110,23 @@ def onnx_runtime(network: EMamba, frames: Floats, threads: int) -> list[Contende
                     variant = f"{method}, {form.variant}"
                     contenders.append(Contender("ONNX Runtime INT8", variant, run))
     return contenders
+
+
+def onnx_runtime_as_trained(network: nn.Module, frames: Floats) -> list[Contender]:
+    """Any network in ONNX Runtime, FP32 and INT8, on one thread; calibrated on `frames`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        export(network, frames[:8], path)
+        plain = Contender("ONNX Runtime FP32", "as trained", session_runner(path, frames, 1))
+        _check(plain, _torch_runner(network, frames)(len(frames)))
+        quantised = _quantise(path, frames, ["Conv", "MatMul", "Gemm"])
+        return [
+            plain,
+            *(
+                Contender("ONNX Runtime INT8", method, session_runner(path, frames, 1))
+                for method, path in quantised.items()
+            ),
+        ]
 
 
 def _forms(network: EMamba, frames: Floats) -> list[_Form]:
@@ -211,8 +229,10 @@ class _Calibration:
         return None if part is None else {"maps": part}
 
 
-def _quantise(source: Path, frames: Floats) -> dict[str, Path]:
-    """INT8 models of `source` by method, weights per channel."""
+def _quantise(
+    source: Path, frames: Floats, operations: Sequence[str] = ("MatMul", "Gemm")
+) -> dict[str, Path]:
+    """INT8 models of `source` by method, weights per channel; `operations` of the static one."""
     prepared = source.with_suffix(".prepared.onnx")
     # Its shape inference does not know the batch axis.
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -224,7 +244,7 @@ def _quantise(source: Path, frames: Floats) -> dict[str, Path]:
         static,
         _Calibration(frames),
         quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul", "Gemm"],
+        op_types_to_quantize=list(operations),
         activation_type=quantization.QuantType.QUInt8,
         per_channel=True,
     )
