@@ -237,7 +237,7 @@ def _leave(
     data: TrainingData,
     record: dict[str, Any],
 ) -> None:
-    """Checkpoint, package with a copy of it, and record."""
+    """Checkpoint, record, and last the package, with a copy of the checkpoint."""
     wanted = ("recipe", "data_sha256", "data_origin", "git_revision", "environment")
     provenance = {key: record[key] for key in wanted}
     checkpoint = out / "float.safetensors"
@@ -249,9 +249,9 @@ def _leave(
         "obtained": "measured",
         **record["test"],
     }
+    record["parameters"] = count_parameters(network)
+    write_record(out / "record.json", record)
     folder = write_package(
         out / "packages", "mars", version, model, data.task, provenance, accuracy
     )
     shutil.copy(checkpoint, folder)
-    record["parameters"] = count_parameters(network)
-    write_record(out / "record.json", record)
