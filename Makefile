@@ -6,7 +6,7 @@ WITH_PYNQ := service/scripts/with_pynq.sh
 EMULATOR_OPTIONS = $(if $(PORT),--port $(PORT)) $(if $(FAULTS),--emulator-faults $(FAULTS))
 PROJECTS := pyproject.toml service/pyproject.toml client/pyproject.toml
 
-.PHONY: serve emulator test lint verify-kernels verify-board verify-service overlay wheels bench train-env format clean
+.PHONY: serve emulator test test-clients test-board lint verify-kernels verify-board verify-service overlay wheels bench train-env format clean
 
 serve: .venv/serve.stamp
 	$(BIN)/emamba-service $(if $(PORT),--port $(PORT))
@@ -14,10 +14,15 @@ serve: .venv/serve.stamp
 emulator:
 	exec $(WITH_PYNQ) $(PYTHON) "" emamba-service --engine emulator $(EMULATOR_OPTIONS)
 
-# Two files at a time, but for tests that measure time.
+# Two at a time: files of tests, then those that watch the clock beside the board's.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore tests/client --ignore tests/deploy
+	$(MAKE) --jobs=2 --output-sync=target test-clients test-board
+
+test-clients: .venv/dev.stamp
 	$(BIN)/pytest tests/client tests/deploy
+
+test-board:
 	$(WITH_PYNQ) $(PYTHON) "" pytest tests/board tests/deploy/test_monitoring.py
 
 verify-kernels: .venv/dev.stamp
