@@ -10,12 +10,6 @@ from emamba.train.loop import Schedule
 
 __all__ = ["RECIPES"]
 
-_TEACHERS = {
-    "fashion-mnist": Schedule(epochs=10, lr=4e-3, weight_decay=0.02),
-    "cifar10": Schedule(epochs=10, lr=4e-3, weight_decay=0.02),
-}
-# Answers take as long as epochs of the teacher do.
-_TEACHER_VIEWS = {"fashion-mnist": 18, "cifar10": 6}
 # Moving pictures pays where a network is large enough to learn that things move.
 _TEACHERS_AUGMENTATIONS = {
     "fashion-mnist": ImageAugmentation(shift=1),
@@ -52,8 +46,7 @@ def _recipe(
         config=config,
         augmentation=ImageAugmentation(shift),
         teacher_augmentation=_TEACHERS_AUGMENTATIONS[dataset],
-        teacher_schedule=_TEACHERS[dataset],
-        teacher_views=_TEACHER_VIEWS[dataset],
+        teacher_schedule=Schedule(epochs=10, lr=4e-3, weight_decay=0.02),
         float_schedule=Schedule(epochs=epochs, lr=8e-3, weight_decay=0.02, evaluate_every=2),
         integers_schedule=Schedule(epochs=1, lr=3e-4, weight_decay=0.0, ema=0.99),
     )
@@ -61,7 +54,7 @@ def _recipe(
 
 # By the package's name.
 RECIPES = {
-    "fashion-mnist": _recipe("fashion-mnist", 32, d_model=32, n_layer=4, head_width=14),
+    "fashion-mnist": _recipe("fashion-mnist", 56, d_model=32, n_layer=4, head_width=18),
     "fashion-mnist-medium": _recipe("fashion-mnist", 16, 24, 2, head_width=12, shift=0),
     "fashion-mnist-small": _recipe("fashion-mnist", 16, 16, 2, head_width=10, shift=0),
     "cifar10": _recipe("cifar10", 40, 72, 4, head_width=16, dt_rank=2, shift=2),

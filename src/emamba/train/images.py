@@ -57,7 +57,7 @@ class ImageRecipe:
     integers_schedule: Schedule
     teacher_schedule: Schedule
     teacher_width: int = 16
-    teacher_views: int = 18
+    teacher_views: int = 6
     teacher_share: float = 0.9
     softening: float = 2.0
     label_smoothing: float = 0.1
