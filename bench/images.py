@@ -157,7 +157,7 @@ class Bench:
             data, images=data.images[:TRIAL_ROWS], labels=data.labels[:TRIAL_ROWS]
         )
         run = ImageRun(few, self.recipe, self.out, self.run.teacher_folder, _progress)
-        run.taught = None if self.run.taught is None else self.run.taught[:TRIAL_ROWS]
+        run.answers = self.run.answers
         found = {}
         for rate in RATES:
             schedule = dataclasses.replace(

@@ -10,6 +10,7 @@ from emamba.train.loop import Schedule
 
 __all__ = ["RECIPES"]
 
+_TEACHERS_EPOCHS = {"fashion-mnist": 10, "cifar10": 20}
 # Moving pictures pays where a network is large enough to learn that things move.
 _TEACHERS_AUGMENTATIONS = {
     "fashion-mnist": ImageAugmentation(shift=1),
@@ -46,7 +47,7 @@ def _recipe(
         config=config,
         augmentation=ImageAugmentation(shift),
         teacher_augmentation=_TEACHERS_AUGMENTATIONS[dataset],
-        teacher_schedule=Schedule(epochs=10, lr=4e-3, weight_decay=0.02),
+        teacher_schedule=Schedule(_TEACHERS_EPOCHS[dataset], lr=4e-3, weight_decay=0.02),
         float_schedule=Schedule(epochs=epochs, lr=8e-3, weight_decay=0.02, evaluate_every=2),
         integers_schedule=Schedule(epochs=1, lr=3e-4, weight_decay=0.0, ema=0.99),
     )
@@ -57,7 +58,7 @@ RECIPES = {
     "fashion-mnist": _recipe("fashion-mnist", 56, d_model=32, n_layer=4, head_width=18),
     "fashion-mnist-medium": _recipe("fashion-mnist", 16, 24, 2, head_width=12, shift=0),
     "fashion-mnist-small": _recipe("fashion-mnist", 16, 16, 2, head_width=10, shift=0),
-    "cifar10": _recipe("cifar10", 40, 72, 4, head_width=16, dt_rank=2, shift=2),
+    "cifar10": _recipe("cifar10", 44, 72, 4, head_width=20, dt_rank=2, shift=2),
     "cifar10-medium": _recipe("cifar10", 16, d_model=48, n_layer=3, head_width=16),
     "cifar10-small": _recipe("cifar10", 14, d_model=32, n_layer=2, head_width=12),
 }

@@ -32,7 +32,7 @@ from emamba.train.card import write_card
 from emamba.train.checkpoint import save_checkpoint
 from emamba.train.cnn import PictureTeacher
 from emamba.train.images_data import ImageAugmentation, ImageData, read_image_data
-from emamba.train.loop import Fit, Progress, Schedule, fit
+from emamba.train.loop import Fit, Progress, Schedule, fit, save
 from emamba.train.predict import integer_outputs, predict, predict_integers
 from emamba.train.record import claim_folder, describe, git_revision, write_record
 
@@ -45,8 +45,8 @@ Probabilities = npt.NDArray[np.float64]
 class ImageRecipe:
     """Everything a run depends on besides the data.
 
-    Targets are `teacher_share` parts the teacher's softened probabilities, averaged over at most
-    `teacher_views` of the ways in which the network sees a picture, and the rest labels.
+    Each picture is seen in at most `teacher_views` ways. Targets are `teacher_share` parts the
+    teacher's softened probabilities for that view, and the rest labels.
     """
 
     dataset: str
@@ -57,7 +57,7 @@ class ImageRecipe:
     integers_schedule: Schedule
     teacher_schedule: Schedule
     teacher_width: int = 16
-    teacher_views: int = 6
+    teacher_views: int = 8
     teacher_share: float = 0.9
     softening: float = 2.0
     label_smoothing: float = 0.1
@@ -72,6 +72,23 @@ class ImageRecipe:
         everything = dataclasses.asdict(self)
         names += ("label_smoothing", "held_out", "seed")
         return {name: everything[name] for name in names}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The teacher's: of n rows in up to v ways to see each, drawn for each row.
+
+    `ways` is int64 (n, v), as `ImageAugmentation.change` takes them; `log_probabilities` float32
+    (n, v, n_outputs), softened.
+    """
+
+    ways: Tensor
+    log_probabilities: Tensor
+
+    def draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """For each row one of its ways, (b,), and the answer to it, (b, n_outputs)."""
+        views = torch.randint(0, self.ways.shape[1], (len(rows),))
+        return self.ways[rows, views], self.log_probabilities[rows, views]
 
 
 class ImageRun:
@@ -94,7 +111,7 @@ class ImageRun:
         self.data, self.recipe, self.progress = data, recipe, progress
         self.folder, self.teacher_folder = folder, teacher_folder
         self.histories: dict[str, list[dict[str, float]]] = {}
-        self.taught: Tensor | None = None
+        self.answers: Answers | None = None
         self._images, self._labels = data.images.to(self.device), data.labels.to(self.device)
         self._held = data.held_images.to(self.device)
 
@@ -108,22 +125,28 @@ class ImageRun:
         teacher = PictureTeacher(shape[2], len(self.data.classes), self.recipe.teacher_width)
         schedule = self.recipe.teacher_schedule
         self.fit("teacher", teacher, schedule, self.teacher_folder, self._teacher_loss)
-        self.taught = self._answers(teacher)
+        self.answers = self._answers(teacher)
 
     @torch.no_grad()
-    def _answers(self, teacher: nn.Module) -> Tensor:
-        """(n, n_outputs) softened log probabilities of all training rows, each the mean over
-        ways in which the network sees its picture."""
-        change, parts = self.recipe.augmentation, []
-        ways = torch.randperm(change.count)[: self.recipe.teacher_views].tolist()
-        for chunk in torch.split(self._images, 500):
-            total = torch.zeros(len(chunk), len(self.data.classes), device=self.device)
-            for way in ways:
-                pictures = change.change(chunk, torch.full((len(chunk),), way))
+    def _answers(self, teacher: nn.Module) -> Answers:
+        """To all training rows; kept in `<folder>/answers.pt`."""
+        path = self.folder / "answers.pt"
+        if path.exists():
+            return Answers(**torch.load(path, weights_only=True))
+        change, count = self.recipe.augmentation, len(self._labels)
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        order = torch.rand(count, change.count, generator=generator).argsort(1)
+        ways, answered = order[:, : self.recipe.teacher_views].clone(), []
+        for rows in torch.split(torch.arange(count), 500):
+            views = []
+            for way in ways[rows].unbind(1):
+                pictures = change.change(self._images[rows.to(self.device)], way)
                 logits = self.logits(teacher, self.data.normalise(pictures))
-                total += functional.softmax(logits / self.recipe.softening, 1)
-            parts.append((total / len(ways)).log())
-        return torch.cat(parts)
+                views.append(functional.log_softmax(logits / self.recipe.softening, 1).cpu())
+            answered.append(torch.stack(views, 1))
+        answers = Answers(ways, torch.cat(answered))
+        save(dataclasses.asdict(answers), path)
+        return answers
 
     def train_float(self) -> EMamba:
         """The network with exact SiLU and exp."""
@@ -165,26 +188,30 @@ class ImageRun:
 
     def loss(self, network: nn.Module, rows: Tensor) -> Tensor:
         """Of changed pictures of these rows, against the teacher's answers and labels."""
-        pictures = self._pictures(rows, self.recipe.augmentation)
-        logits = self.logits(network, pictures)
+        change = self.recipe.augmentation
+        if self.answers is None:
+            return self._plain_loss(network, rows, change)
+        ways, answered = self.answers.draw(rows)
+        logits = self.logits(network, self._pictures(rows, change, ways))
         plain = self._against_labels(logits, rows)
-        if self.taught is None:
-            return plain
         softening, share = self.recipe.softening, self.recipe.teacher_share
         divergence = functional.kl_div(
             functional.log_softmax(logits / softening, 1),
-            self.taught[rows.to(self.device)],
+            answered.to(self.device),
             reduction="batchmean",
             log_target=True,
         )
         return share * softening**2 * divergence + (1 - share) * plain
 
     def _teacher_loss(self, network: nn.Module, rows: Tensor) -> Tensor:
-        pictures = self._pictures(rows, self.recipe.teacher_augmentation)
+        return self._plain_loss(network, rows, self.recipe.teacher_augmentation)
+
+    def _plain_loss(self, network: nn.Module, rows: Tensor, change: ImageAugmentation) -> Tensor:
+        pictures = self._pictures(rows, change, change.draw(len(rows)))
         return self._against_labels(self.logits(network, pictures), rows)
 
-    def _pictures(self, rows: Tensor, change: ImageAugmentation) -> Tensor:
-        return self.data.normalise(change(self._images[rows.to(self.device)]))
+    def _pictures(self, rows: Tensor, change: ImageAugmentation, ways: Tensor) -> Tensor:
+        return self.data.normalise(change.change(self._images[rows.to(self.device)], ways))
 
     def _against_labels(self, logits: Tensor, rows: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing

@@ -71,17 +71,18 @@ class ImageAugmentation:
     shift: int = 4
     mirror: bool = True
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """A changed copy of uint8 (b, height, width, channels); what moves in is 0."""
-        return self.change(images, torch.randint(0, self.count, (len(images),)))
-
     @property
     def count(self) -> int:
         """How many ways there are to change a picture."""
         return (2 * self.shift + 1) ** 2 * (1 + self.mirror)
 
+    def draw(self, count: int) -> Tensor:
+        """So many random ways, int64."""
+        return torch.randint(0, self.count, (count,))
+
     def change(self, images: Tensor, ways: Tensor) -> Tensor:
-        """Each picture changed in one of `count` ways, int64 (b,)."""
+        """A copy of uint8 (b, height, width, channels), each picture changed in one of `count`
+        ways, int64 (b,); what moves in is 0."""
         batch, height, width, channels = images.shape
         s = self.shift
         moves = ways // (1 + self.mirror)

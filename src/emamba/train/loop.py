@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Fit", "Progress", "Schedule", "fit"]
+__all__ = ["Fit", "Progress", "Schedule", "fit", "save"]
 
 
 class Progress(Protocol):
@@ -79,14 +79,14 @@ def fit(
     while run.epoch < schedule.epochs:
         row = run.one_epoch()
         progress(job.stage, run.epoch, schedule.epochs, row)
-        _save(run.state(), path)
+        save(run.state(), path)
     job.network.load_state_dict(run.best)
     job.network.eval()
     return run.history
 
 
-def _save(state: dict[str, Any], path: Path) -> None:
-    """Atomic, so that an interruption leaves the previous state."""
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write `state` at once or not at all: an interruption leaves the previous one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".tmp")
     torch.save(state, fresh)
