@@ -100,33 +100,38 @@ def onnx_runtime(network: EMamba, frames: Floats, threads: int) -> list[Contende
     with tempfile.TemporaryDirectory() as folder:
         for index, form in enumerate(_forms(network, frames)):
             path = Path(folder) / f"{index}.onnx"
-            export(form.network, frames[:8], path)
-            run = session_runner(path, frames, threads)
-            contenders.append(Contender("ONNX Runtime FP32", form.variant, run))
-            _check(contenders[-1], form.expected)
-            if form.variant in QUANTISED:
-                for method, quantised in _quantise(path, frames).items():
-                    run = session_runner(quantised, frames, threads)
-                    variant = f"{method}, {form.variant}"
-                    contenders.append(Contender("ONNX Runtime INT8", variant, run))
+            operations = ("MatMul", "Gemm") if form.variant in QUANTISED else ()
+            contenders += _sessions(form, path, frames, threads, operations)
     return contenders
 
 
 def onnx_runtime_as_trained(network: nn.Module, frames: Floats) -> list[Contender]:
     """Any network in ONNX Runtime, FP32 and INT8, on one thread; calibrated on `frames`."""
+    form = _Form("as trained", network, _torch_runner(network, frames)(len(frames)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        export(network, frames[:8], path)
-        plain = Contender("ONNX Runtime FP32", "as trained", session_runner(path, frames, 1))
-        _check(plain, _torch_runner(network, frames)(len(frames)))
-        quantised = _quantise(path, frames, ["Conv", "MatMul", "Gemm"])
-        return [
-            plain,
-            *(
-                Contender("ONNX Runtime INT8", method, session_runner(path, frames, 1))
-                for method, path in quantised.items()
-            ),
-        ]
+        return _sessions(form, path, frames, 1, ("Conv", "MatMul", "Gemm"))
+
+
+def _sessions(
+    form: _Form, path: Path, frames: Floats, threads: int, operations: Sequence[str]
+) -> list[Contender]:
+    """FP32, its outputs compared; INT8 as well where there are `operations` to quantise."""
+    export(form.network, frames[:8], path)
+    plain = Contender("ONNX Runtime FP32", form.variant, session_runner(path, frames, threads))
+    _check(plain, form.expected)
+    quantised = _quantise(path, frames, operations) if operations else {}
+    return [
+        plain,
+        *(
+            Contender(
+                "ONNX Runtime INT8",
+                f"{method}, {form.variant}",
+                session_runner(written, frames, threads),
+            )
+            for method, written in quantised.items()
+        ),
+    ]
 
 
 def _forms(network: EMamba, frames: Floats) -> list[_Form]:
@@ -229,9 +234,7 @@ class _Calibration:
         return None if part is None else {"maps": part}
 
 
-def _quantise(
-    source: Path, frames: Floats, operations: Sequence[str] = ("MatMul", "Gemm")
-) -> dict[str, Path]:
+def _quantise(source: Path, frames: Floats, operations: Sequence[str]) -> dict[str, Path]:
     """INT8 models of `source` by method, weights per channel; `operations` of the static one."""
     prepared = source.with_suffix(".prepared.onnx")
     # Its shape inference does not know the batch axis.
