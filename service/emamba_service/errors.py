@@ -273,6 +273,12 @@ class QueueFullError(ServiceError):
     example = "all 66 places for requests are taken; try again after 1 s"
     headers = _RETRY
 
+    def __init__(self, places: int) -> None:
+        super().__init__(
+            f"all {places} places for waiting requests are taken; try again after 1 s",
+            limit=places,
+        )
+
 
 class NotReadyError(ServiceError):
     status, kind, title = 503, "not-ready", "Service is not ready"

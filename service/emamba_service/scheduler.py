@@ -135,10 +135,7 @@ class Scheduler:
     def check_place(self) -> None:
         """Raise `QueueFullError` unless a request would be taken now."""
         if self.is_full:
-            raise QueueFullError(
-                f"all {self._max_queue} places for waiting requests are taken; try again after 1 s",
-                limit=self._max_queue,
-            )
+            raise QueueFullError(self._max_queue)
 
     def submit(
         self,

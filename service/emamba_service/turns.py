@@ -26,10 +26,7 @@ class Turns:
     async def turn(self) -> AsyncIterator[None]:
         """Held while a piece of work runs; raises `QueueFullError` where too many are in line."""
         if self._waiting >= self._limit and self._free.locked():
-            raise QueueFullError(
-                f"all {self._limit} places for waiting requests are taken; try again after 1 s",
-                limit=self._limit,
-            )
+            raise QueueFullError(self._limit)
         self._waiting += 1
         try:
             await self._free.acquire()
