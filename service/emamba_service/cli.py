@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -25,11 +26,19 @@ from emamba_service.options import fail, with_settings
 from emamba_service.schemas import EXAMPLES
 from emamba_service.server import listen, serve
 from emamba_service.service import Service
-from emamba_service.settings import Settings, SettingsError, load_settings, option_name
+from emamba_service.settings import (
+    Settings,
+    SettingsError,
+    load_settings,
+    misspelt,
+    option_name,
+)
 from emamba_service.shadow_command import reproduce
 from emamba_service.verify import verify_command
 
 __all__ = ["cli", "main"]
+
+_log = logging.getLogger(__name__)
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 cli.command()(reproduce)
@@ -71,6 +80,8 @@ def start(
     except SettingsError as error:
         fail(str(error), 2)
     configure(settings)
+    for sentence in misspelt(os.environ):
+        _log.warning(sentence)
     try:
         listener = listen(settings)
     except (OSError, UnicodeError) as error:

@@ -6,6 +6,8 @@ in docs/service.md. A unit, where there is one, is part of the name.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ __all__ = [
     "default_text",
     "env_name",
     "load_settings",
+    "misspelt",
     "option_name",
 ]
 
@@ -251,6 +254,23 @@ def load_settings(given: dict[str, str]) -> Settings:
         return Settings.model_validate(given)
     except ValidationError as error:
         raise SettingsError("; ".join(map(_complaint, error.errors()))) from error
+
+
+def misspelt(variables: Iterable[str]) -> list[str]:
+    """One sentence for each environment variable that looks like a setting's and is none.
+
+    Only what resembles one: platforms set variables of their own after a service's name.
+    """
+    known = [env_name(name) for name in Settings.model_fields]
+    pairs = [
+        (variable, meant)
+        for variable in sorted(set(variables) - set(known))
+        if variable.startswith(env_name(""))
+        for meant in get_close_matches(variable, known, n=1, cutoff=0.85)
+    ]
+    return [
+        f"{variable} is no setting and does nothing; {meant} is one" for variable, meant in pairs
+    ]
 
 
 def _complaint(error: ErrorDetails) -> str:

@@ -20,6 +20,7 @@ from emamba_service.settings import (
     default_text,
     env_name,
     load_settings,
+    misspelt,
     option_name,
 )
 
@@ -77,6 +78,24 @@ def test_options_go_before_the_environment(monkeypatch):
 def test_empty_variable_counts_as_absent(monkeypatch):
     monkeypatch.setenv("EMAMBA_OVERLAY", "")
     assert load_settings({}).overlay is None
+
+
+def test_misspelt_variable_is_told(caplog):
+    # A port in use: the command ends once it has read its settings.
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run(EMAMBA_PORT=port, EMAMBA_MAX_QEUE="7", EMAMBA_TOKEN="emt_secret")
+    assert result.exit_code == 1
+    told = ("EMAMBA_MAX_QEUE", "EMAMBA_MAX_QUEUE"), ("EMAMBA_TOKEN", "EMAMBA_TOKENS")
+    sentences = [
+        f"{variable} is no setting and does nothing; {meant} is one" for variable, meant in told
+    ]
+    assert caplog.messages == sentences
+
+
+def test_variables_of_others_are_not_told():
+    platform = ["EMAMBA_SERVICE_HOST", "EMAMBA_SERVICE_PORT", "EMAMBA_PORT_8000_TCP"]
+    assert misspelt([*platform, "EMAMBA_CACHE", "EMAMBA_URL", "EMAMBA_PORT", "MAX_QEUE"]) == []
 
 
 def test_wrong_setting_is_named_with_its_reason():
