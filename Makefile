@@ -82,5 +82,6 @@ clean:
 	@touch $@
 
 .venv/dev.stamp: .venv/bin/python .venv/train.stamp requirements-dev.txt
-	$(PIP) -r requirements-dev.txt
+	$(PIP) -c requirements-dev.txt uv
+	service/scripts/install.sh $(BIN)/python -r requirements-dev.txt
 	@touch $@

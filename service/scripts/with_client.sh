@@ -21,8 +21,8 @@ environment=.venv/clients-$client-$version
 ready=$environment/ready
 [ "$ready" -nt service/scripts/with_client.sh ] || rm -f "$ready"
 if [ ! -e "$ready" ]; then
-    if ! "$python" -m venv "$environment" || ! "$environment/bin/python" -m pip install --quiet \
-        --no-compile --disable-pip-version-check "$requirement" >&2; then
+    if ! "$python" -m venv "$environment" ||
+        ! service/scripts/install.sh "$environment/bin/python" "$requirement" >&2; then
         echo "$requirement cannot be installed in $environment" >&2
         exit 69
     fi
