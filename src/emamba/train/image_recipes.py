@@ -48,7 +48,9 @@ def _recipe(
         augmentation=ImageAugmentation(shift),
         teacher_augmentation=_TEACHERS_AUGMENTATIONS[dataset],
         teacher_schedule=Schedule(_TEACHERS_EPOCHS[dataset], lr=4e-3, weight_decay=0.02),
-        float_schedule=Schedule(epochs=epochs, lr=8e-3, weight_decay=0.02, evaluate_every=2),
+        float_schedule=Schedule(
+            epochs=epochs, lr=5e-3, weight_decay=0.02, evaluate_every=2, muon=True
+        ),
         integers_schedule=Schedule(epochs=1, lr=3e-4, weight_decay=0.0, ema=0.99),
     )
 

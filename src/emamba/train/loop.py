@@ -1,4 +1,5 @@
-"""One resumable optimisation run: AdamW, warm-up and cosine, averaged weights, held-out choice."""
+"""One resumable optimisation run: AdamW, or Muon beside it, warm-up and cosine, averaged weights,
+held-out choice."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from emamba.train.muon import Muon
+
 __all__ = ["Fit", "Progress", "Schedule", "fit", "save"]
 
 
@@ -23,7 +26,11 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to learn. `ema` is the decay of the averaged weights."""
+    """How long and how fast to learn.
+
+    `ema` is the decay of the averaged weights. With `muon` the matrices of linear layers are
+    learnt by Muon, all else by AdamW, at one learning rate.
+    """
 
     epochs: int
     lr: float
@@ -33,6 +40,7 @@ class Schedule:
     ema: float = 0.999
     clip: float = 1.0
     evaluate_every: int = 1
+    muon: bool = False
 
     def lr_at(self, step: int, steps: int) -> float:
         """Linear warm-up over the first share, then half a cosine to zero."""
@@ -97,13 +105,7 @@ class _Run:
     def __init__(self, job: Fit, schedule: Schedule, seed: int, clock: Callable[[], float]) -> None:
         torch.manual_seed(seed)
         self.job, self.schedule, self.clock = job, schedule, clock
-        decayed = [p for p in job.network.parameters() if p.requires_grad and p.ndim >= 2]
-        free = [p for p in job.network.parameters() if p.requires_grad and p.ndim < 2]
-        groups = [
-            {"params": decayed, "weight_decay": schedule.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, lr=schedule.lr)
+        self.optimisers = _optimisers(job.network, schedule)
         self.average = {k: v.detach().clone() for k, v in job.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}
         self.epoch = 0
@@ -118,13 +120,14 @@ class _Run:
         total = 0.0
         for index, rows in enumerate(batches):
             step = self.epoch * len(batches) + index
-            for group in self.optimiser.param_groups:
-                group["lr"] = schedule.lr_at(step, steps)
             loss = job.loss(job.network, rows)
-            self.optimiser.zero_grad()
+            job.network.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(job.network.parameters(), schedule.clip)
-            self.optimiser.step()
+            for optimiser in self.optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = schedule.lr_at(step, steps)
+                optimiser.step()
             self._average(step)
             total += loss.item() * len(rows)
         self.epoch += 1
@@ -168,7 +171,7 @@ class _Run:
             "network": self.job.network.state_dict(),
             "average": self.average,
             "best": self.best,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "rng": torch.get_rng_state(),
         }
 
@@ -176,5 +179,24 @@ class _Run:
         self.epoch, self.history = state["epoch"], state["history"]
         self.job.network.load_state_dict(state["network"])
         self.average, self.best = state["average"], state["best"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         torch.set_rng_state(state["rng"])
+
+
+def _optimisers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """AdamW, which decays all but vectors, and after it Muon where the schedule says so."""
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear)] if schedule.muon else []
+    # Nearly a vector, a narrow matrix has no directions to even out.
+    matrices = [m.weight for m in layers if m.weight.requires_grad and min(m.weight.shape) > 8]
+    taken = {id(p) for p in matrices}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in taken]
+    decay = schedule.weight_decay
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=schedule.lr)]
+    if matrices:
+        optimisers.append(Muon(matrices, lr=schedule.lr, weight_decay=decay))
+    return optimisers
