@@ -262,14 +262,11 @@ def misspelt(variables: Iterable[str]) -> list[str]:
     Only what resembles one: platforms set variables of their own after a service's name.
     """
     known = [env_name(name) for name in Settings.model_fields]
-    pairs = [
-        (variable, meant)
+    return [
+        f"{variable} is no setting and does nothing; {meant} is one"
         for variable in sorted(set(variables) - set(known))
         if variable.startswith(env_name(""))
         for meant in get_close_matches(variable, known, n=1, cutoff=0.85)
-    ]
-    return [
-        f"{variable} is no setting and does nothing; {meant} is one" for variable, meant in pairs
     ]
 
 
