@@ -447,11 +447,12 @@ def search_mars_command(
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
     """Says after Ctrl-C how to go on."""
+    from emamba.train.checkpoint import CheckpointError  # noqa: PLC0415
     from emamba.train.record import OtherRun  # noqa: PLC0415
 
     try:
         yield
-    except OtherRun as error:
+    except (OtherRun, CheckpointError) as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command goes on with {out}", err=True)

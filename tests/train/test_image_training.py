@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from emamba.commands import app
 from emamba.model import EMamba, count_parameters
 from emamba.package import PackageError, load_package
-from emamba.quantise import calibrate, fit_tables
+from emamba.quantise import calibrate, fit_tables, to_integer_model
 from emamba.train.checkpoint import load_checkpoint
 from emamba.train.cnn import PictureTeacher
 from emamba.train.image_recipes import RECIPES
@@ -130,12 +130,42 @@ def test_a_whole_run_leaves_checkpoint_package_and_record(
         "fitted tables",
         "integers, calibrated",
         "integers, fine-tuned",
+        "float twin of the integers",
     ]
     with pytest.raises(PackageError, match="must not exist yet"):
         train_images(folder / "data", out, "tiny", "1", RECIPE, silent)
+
+
+@pytest.mark.parametrize("lr", [0.0, 3e-3])
+def test_the_package_is_the_checkpoints_rounding(tmp_path: Path, lr: float) -> None:
+    """Whichever integers are kept: with no learning rate fine-tuning gains nothing."""
+    write_fashion(tmp_path / "data")
+    recipe = dataclasses.replace(RECIPE, integers_schedule=dataclasses.replace(TINY, lr=lr))
+    record = train_images(tmp_path / "data", tmp_path, "tiny", "1", recipe, silent)
+    calibrated, tuned = (
+        record["held_out"][f"integers, {which}"]["accuracy"]
+        for which in ("calibrated", "fine-tuned")
+    )
+    assert (tuned > calibrated) == (lr > 0)
+    package = load_package(tmp_path / "packages" / "tiny" / "1").model
+    network = load_checkpoint(tmp_path / "tiny" / "float.safetensors").network
+    rounded = to_integer_model(network, package.formats)
+    for name, tensor in rounded.tensors.items():
+        np.testing.assert_array_equal(tensor, package.tensors[name], err_msg=name)
+    for name, table in rounded.tables.items():
+        x = np.arange(-table.x_format.max_int, table.x_format.max_int + 1)
+        np.testing.assert_array_equal(table.evaluate(x), package.tables[name].evaluate(x))
+
+
+def test_a_run_refused_for_its_teacher_claims_nothing(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = run
+    shutil.copytree(folder / "out" / "teacher", tmp_path / "teacher")
     other = dataclasses.replace(RECIPE, teacher_width=16)
     with pytest.raises(OtherRun):
-        train_images(folder / "data", out, "other", "1", other, silent)
+        train_images(folder / "data", tmp_path, "other", "1", other, silent)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_that_stops_at_its_last_step_goes_on(

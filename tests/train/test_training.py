@@ -27,11 +27,12 @@ from random_models import MARS_CONFIG, pose_task
 
 
 def job(network: nn.Module) -> Fit:
-    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    like = next(network.parameters())
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)).to(like)
     y = x.sum(1, keepdim=True)
 
     def loss(net: nn.Module, rows: torch.Tensor) -> torch.Tensor:
-        noisy = x[rows] + 0.1 * torch.randn(len(rows), 4)
+        noisy = x[rows] + 0.1 * torch.randn(len(rows), 4).to(like)
         return (net(noisy) - y[rows]).square().mean()
 
     def evaluate(net: nn.Module) -> dict[str, float]:
@@ -41,10 +42,11 @@ def job(network: nn.Module) -> Fit:
 
 
 def train(
-    folder: Path, muon: bool, stop_after: int | None = None
+    folder: Path, muon: bool, stop_after: int | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     torch.manual_seed(3)
     network = nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 12), nn.Linear(12, 1))
+    network.to(dtype)
 
     def progress(stage: str, epoch: int, epochs: int, row: dict[str, float]) -> None:
         if epoch == stop_after:
@@ -67,6 +69,24 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, muon: bool)
         assert torch.equal(a, b)
 
 
+def test_a_saved_run_goes_on_where_its_network_lies(tmp_path: Path) -> None:
+    """On another device than it was saved on; another dtype stands in for one."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, muon=True, stop_after=3)
+    resumed, history = train(tmp_path, muon=True, dtype=torch.float64)
+    assert len(history) == 6
+    assert {value.dtype for value in resumed.state_dict().values()} == {torch.float64}
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_damaged_state_is_refused_by_name(tmp_path: Path, kept: int) -> None:
+    train(tmp_path, muon=False)
+    path = tmp_path / "toy.pt"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"toy.pt: must be a stage's saved state.*remove it"):
+        train(tmp_path, muon=False)
+
+
 @pytest.mark.parametrize("muon", [False, True])
 def test_muon_moves_a_matrix_in_all_directions_alike(tmp_path: Path, muon: bool) -> None:
     torch.manual_seed(0)
@@ -85,21 +105,21 @@ def test_muon_moves_a_matrix_in_all_directions_alike(tmp_path: Path, muon: bool)
     assert (float(moved[0] / moved[-1]) < 3) is muon
 
 
-@pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
-def test_muon_is_torchs(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24), (16, 3, 2, 4)])
+def test_muon_is_torchs(shape: tuple[int, ...]) -> None:
     """Tolerance: torch's own evens in bfloat16, 8 bits, five rounds of it; by norm."""
     torch.manual_seed(0)
-    start, gradients = torch.randn(shape), torch.randn(3, *shape)
-    theirs, ours = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    start, gradients = torch.randn(shape).flatten(1), torch.randn(3, *shape)
+    theirs, ours = nn.Parameter(start.clone()), nn.Parameter(start.reshape(shape).clone())
     both: list[torch.optim.Optimizer] = [
         torch.optim.Muon([theirs], lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
         Muon([ours], lr=0.1, weight_decay=0.3),
     ]
     for gradient in gradients:
-        theirs.grad, ours.grad = gradient.clone(), gradient.clone()
+        theirs.grad, ours.grad = gradient.flatten(1), gradient.clone()
         for optimiser in both:
             optimiser.step()
-    apart = (theirs - ours).norm() / (theirs - start).norm()
+    apart = (theirs - ours.flatten(1)).norm() / (theirs - start).norm()
     assert 0 < apart < 0.02
 
 

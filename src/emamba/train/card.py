@@ -34,6 +34,7 @@ def write_card(folder: Path, package: Package, record: dict[str, Any]) -> None:
     mirror = test["mirror"]
     text = _CARD.read_text().format(
         name=package.name,
+        revision=record["git_revision"],
         version=package.version,
         what=_WHAT[dataset.name],
         count=len(dataset.classes),

@@ -67,10 +67,16 @@ class ImageRecipe:
     @property
     def teacher(self) -> dict[str, Any]:
         """What the teacher depends on: networks of all sizes share it."""
-        names: tuple[str, ...] = ("dataset", "teacher_augmentation")
-        names += ("teacher_schedule", "teacher_width")
         everything = dataclasses.asdict(self)
-        names += ("label_smoothing", "held_out", "seed")
+        names = (
+            "dataset",
+            "held_out",
+            "label_smoothing",
+            "seed",
+            "teacher_augmentation",
+            "teacher_schedule",
+            "teacher_width",
+        )
         return {name: everything[name] for name in names}
 
 
@@ -95,7 +101,8 @@ class ImageRun:
     """One run in one folder; the teacher lies beside it, in `teacher_folder`.
 
     Networks compute on the GPU if there is one, large products in bfloat16 where the machine has
-    instructions for it: emulated, it is seven times slower than float32.
+    instructions for it: emulated, it is seven times slower than float32. Raises `OtherRun` if the
+    teacher's folder is of another one.
     """
 
     def __init__(
@@ -114,12 +121,13 @@ class ImageRun:
         self.answers: Answers | None = None
         self._images, self._labels = data.images.to(self.device), data.labels.to(self.device)
         self._held = data.held_images.to(self.device)
+        if recipe.teacher_share > 0:
+            claim_folder(teacher_folder, {"recipe": recipe.teacher, **data.identity})
 
     def train_teacher(self) -> None:
         """The CNN whose answers the network learns, if the recipe has one, and its answers."""
         if self.recipe.teacher_share == 0:
             return
-        claim_folder(self.teacher_folder, {"recipe": self.recipe.teacher, **self.data.identity})
         torch.manual_seed(self.recipe.seed + 100)
         shape = DATASETS[self.recipe.dataset].shape
         teacher = PictureTeacher(shape[2], len(self.data.classes), self.recipe.teacher_width)
@@ -258,16 +266,17 @@ def train_images(
 ) -> dict[str, Any]:
     """The whole pipeline; returns the run's record, also written to `<out>/<name>/record.json`.
 
-    Leaves `float.safetensors` and the package `<out>/packages/<name>/<version>`. The teacher, in
-    `<out>/teacher`, is shared by all names. The test split is read once, after everything is
-    chosen. Raises `DataError`, `PackageError`, `OtherRun`.
+    Leaves `float.safetensors` and its rounding, the package `<out>/packages/<name>/<version>`. The
+    teacher, in `<out>/teacher`, is shared by all names. The test split is read once, after
+    everything is chosen. Raises `DataError`, `PackageError`, `OtherRun`, `CheckpointError`.
     """
     new_folder(out / "packages", name, version)
     revision = git_revision(Path(__file__).parent)
     data = read_image_data(recipe.dataset, data_folder, recipe.held_out)
     folder = out / name
-    claim_folder(folder, {"recipe": dataclasses.asdict(recipe), **data.identity})
     run = ImageRun(data, recipe, folder, out / "teacher", progress)
+    # Last: where the teacher is another run's, `folder` stays free.
+    claim_folder(folder, {"recipe": dataclasses.asdict(recipe), **data.identity})
     run.train_teacher()
     network = run.train_float()
     ablation = {"exact": _held_out(network.cpu(), run)}
@@ -275,13 +284,13 @@ def train_images(
     ablation["fitted tables"] = _held_out(network, run)
     formats = calibrate(network, run.calibration_maps().cpu())
     rounded = to_integer_model(network, formats)
-    exact = {key: value.clone() for key, value in network.state_dict().items()}
-    tuned = run.tune_integers(network, formats)
-    calibrated, fine_tuned = _Judged.on(rounded, run), _Judged.on(tuned, run)
+    calibrated = _Judged.on(rounded, network, run)
+    fine_tuned = _Judged.on(run.tune_integers(network, formats), network, run)
     ablation["integers, calibrated"] = {"accuracy": calibrated.accuracy}
     ablation["integers, fine-tuned"] = {"accuracy": fine_tuned.accuracy}
     best = max(calibrated, fine_tuned, key=lambda judged: judged.accuracy)
-    network.load_state_dict(exact)
+    network.load_state_dict(best.state)
+    ablation["float twin of the integers"] = _held_out(network, run)
     model, task = best.model, image_task(data, recipe, best.temperature)
     record = {"git_revision": revision, **describe(recipe, data, run.histories, ablation)}
     record["trained"] = len(data.images)
@@ -305,19 +314,22 @@ def _accuracy(answers: Probabilities, run: ImageRun) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Integers, their accuracy on held-out rows, and the temperature that fits these best."""
+    """Integers, what the network was whose rounding they are, their accuracy on held-out rows, and
+    the temperature that fits these best."""
 
     model: IntegerModel
+    state: dict[str, Tensor]
     accuracy: float
     temperature: float
 
     @classmethod
-    def on(cls, model: IntegerModel, run: ImageRun) -> _Judged:
+    def on(cls, model: IntegerModel, network: EMamba, run: ImageRun) -> _Judged:
+        state = {key: value.clone() for key, value in network.state_dict().items()}
         task = image_task(run.data, run.recipe)
         answers = predict_integers(model, task, run.data.held_images.numpy(), "auto")
         temperature = fit_temperature(np.log(answers), run.data.held_labels.numpy())
         accuracy = _accuracy(answers, run)["accuracy"]
-        return cls(model, accuracy, float(f"{temperature:.4g}"))
+        return cls(model, state, accuracy, float(f"{temperature:.4g}"))
 
 
 def _test(

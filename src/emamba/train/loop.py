@@ -4,6 +4,7 @@ held-out choice."""
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from emamba.train.checkpoint import CheckpointError
 from emamba.train.muon import Muon
 
 __all__ = ["Fit", "Progress", "Schedule", "fit", "save"]
@@ -28,8 +30,8 @@ class Progress(Protocol):
 class Schedule:
     """How long and how fast to learn.
 
-    `ema` is the decay of the averaged weights. With `muon` the matrices of linear layers are
-    learnt by Muon, all else by AdamW, at one learning rate.
+    `ema` is the decay of the averaged weights. With `muon` the matrices of linear layers, and of
+    convolutions of all channels, are learnt by Muon, all else by AdamW, at one learning rate.
     """
 
     epochs: int
@@ -78,12 +80,13 @@ def fit(
 
     State is kept in `<folder>/<stage>.pt` after every epoch: an interrupted run continues where
     it stopped and gives the weights that an uninterrupted one gives. Each row of the history has
-    `epoch`, `loss`, `seconds` and, where evaluated, the held-out metrics.
+    `epoch`, `loss`, `seconds` and, where evaluated, the held-out metrics. Raises
+    `CheckpointError` if the saved state is damaged.
     """
     run = _Run(job, schedule, seed, clock)
     path = folder / f"{job.stage}.pt"
     if path.exists():
-        run.restore(torch.load(path, map_location="cpu", weights_only=True))
+        run.restore(_load(path))
     while run.epoch < schedule.epochs:
         row = run.one_epoch()
         progress(job.stage, run.epoch, schedule.epochs, row)
@@ -91,6 +94,17 @@ def fit(
     job.network.load_state_dict(run.best)
     job.network.eval()
     return run.history
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path}: must be a stage's saved state, but is damaged; "
+            "remove it to train the stage anew"
+        ) from error
+    return state
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -178,7 +192,10 @@ class _Run:
     def restore(self, state: dict[str, Any]) -> None:
         self.epoch, self.history = state["epoch"], state["history"]
         self.job.network.load_state_dict(state["network"])
-        self.average, self.best = state["average"], state["best"]
+        # Copied, as the network may lie on another device than a saved state.
+        for kept, mine in ((state["average"], self.average), (state["best"], self.best)):
+            for key, value in mine.items():
+                value.copy_(kept[key])
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         torch.set_rng_state(state["rng"])
@@ -186,9 +203,7 @@ class _Run:
 
 def _optimisers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """AdamW, which decays all but vectors, and after it Muon where the schedule says so."""
-    layers = [m for m in network.modules() if isinstance(m, nn.Linear)] if schedule.muon else []
-    # Nearly a vector, a narrow matrix has no directions to even out.
-    matrices = [m.weight for m in layers if m.weight.requires_grad and min(m.weight.shape) > 8]
+    matrices = _matrices(network) if schedule.muon else []
     taken = {id(p) for p in matrices}
     others = [p for p in network.parameters() if p.requires_grad and id(p) not in taken]
     decay = schedule.weight_decay
@@ -200,3 +215,11 @@ def _optimisers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Opti
     if matrices:
         optimisers.append(Muon(matrices, lr=schedule.lr, weight_decay=decay))
     return optimisers
+
+
+def _matrices(network: nn.Module) -> list[Tensor]:
+    """Weights that mix many values into many: of layers, and of convolutions of all channels."""
+    mixing = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    weights = [m.weight for m in mixing if getattr(m, "groups", 1) == 1]
+    # Nearly a vector, a narrow matrix has no directions to even out.
+    return [w for w in weights if w.requires_grad and min(w.flatten(1).shape) > 8]

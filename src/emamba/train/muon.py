@@ -15,7 +15,8 @@ _A, _B, _C, _ROUNDS = 3.4445, -4.7750, 2.0315, 5
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` in float32, its steps scaled to AdamW's size, for matrices only.
+    """`torch.optim.Muon` in float32, its steps scaled to AdamW's size, for matrices; of a
+    convolution's weights, one with a row for each channel that comes out.
 
     After K. Jordan, "Muon", 2024, and J. Liu et al., "Muon is scalable for LLM training", 2025.
     torch's own computes in bfloat16, which is nine times slower where a CPU has to emulate it.
@@ -43,9 +44,10 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(matrix)
                 momentum = state["momentum"]
                 momentum.lerp_(matrix.grad, 1 - beta)
-                step = _evened(matrix.grad.lerp(momentum, beta))
+                step = _evened(matrix.grad.lerp(momentum, beta).flatten(1))
                 matrix.mul_(1 - lr * group["weight_decay"])
-                matrix.add_(step, alpha=-0.2 * math.sqrt(max(matrix.shape)) * lr)
+                size = -0.2 * math.sqrt(max(step.shape)) * lr
+                matrix.add_(step.reshape(matrix.shape), alpha=size)
 
 
 def _evened(matrix: Tensor) -> Tensor:

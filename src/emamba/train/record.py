@@ -46,13 +46,17 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
     """
     path = folder / "run.json"
     text = json.dumps(identity, indent=1, sort_keys=True)
-    if path.exists() and path.read_text() != text:
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # At once or not at all: half of it would be another run's.
+        fresh = path.with_suffix(".tmp")
+        fresh.write_text(text)
+        fresh.replace(path)
+    elif path.read_text() != text:
         raise OtherRun(
             f"{folder}: holds a run with another recipe, seed or data; "
             "choose another --out, or remove it"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 def git_revision(folder: Path) -> str:
