@@ -13,34 +13,35 @@ from torch.nn import functional
 
 __all__ = ["Mixer", "ResNet", "VisionTransformer"]
 
-_PATCH = 4
+_PATCH, _HEADS, _MLP_RATIO = 4, 4, 2
 
 
 class _Patches(nn.Module):
     def __init__(self, shape: tuple[int, int, int], width: int) -> None:
         super().__init__()
         height, columns, channels = shape
-        self.count = (height // _PATCH) * (columns // _PATCH)
-        self.embed = nn.Conv2d(channels, width, _PATCH, _PATCH)
+        self.grid = (height // _PATCH, _PATCH, columns // _PATCH, _PATCH, channels)
+        self.count = self.grid[0] * self.grid[2]
+        self.embed = nn.Linear(_PATCH * _PATCH * channels, width)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        tokens: Tensor = self.embed(pictures.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        patches = pictures.reshape(-1, *self.grid).transpose(2, 3)
+        tokens: Tensor = self.embed(patches.flatten(3).flatten(1, 2))
         return tokens
 
 
 class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width)
+            nn.Linear(width, _MLP_RATIO * width), nn.GELU(), nn.Linear(_MLP_RATIO * width, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
-        qkv = self.qkv(self.norm1(x)).reshape(batch, length, 3, self.heads, -1)
+        qkv = self.qkv(self.norm1(x)).reshape(batch, length, 3, _HEADS, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         # Written out: for a few dozen tokens the fused operation is slower on CPUs.
         weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
@@ -61,14 +62,12 @@ class VisionTransformer(nn.Module):
         n_outputs: int,
         width: int,
         depth: int,
-        heads: int = 4,
-        mlp_ratio: int = 2,
         head_width: int = 0,
     ) -> None:
         super().__init__()
         self.patches = _Patches(shape, width)
         self.positions = nn.Parameter(0.02 * torch.randn(self.patches.count, width))
-        self.blocks = nn.Sequential(*(_Attention(width, heads, mlp_ratio) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(_Attention(width) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, n_outputs)
         self.hidden = None
         if head_width:
@@ -88,7 +87,7 @@ class _Mixing(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.along = nn.Sequential(nn.Linear(tokens, tokens), nn.GELU(), nn.Linear(tokens, tokens))
         self.across = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            nn.Linear(width, _MLP_RATIO * width), nn.GELU(), nn.Linear(_MLP_RATIO * width, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,14 +133,13 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of `blocks` residual blocks, `width`, 2 `width` and 4 `width` channels wide.
+    """ResNet-8: three stages of a residual block, `width`, 2 `width` and 4 `width` channels wide.
 
-    ResNet-8 has 1 block a stage, ResNet-20 has 3, both with width 16. After K. He et al., "Deep
-    Residual Learning for Image Recognition", 2016, section 4.2, but with 1x1 convolutions where
-    sizes change.
+    After K. He et al., "Deep Residual Learning for Image Recognition", 2016, section 4.2, but with
+    1x1 convolutions where sizes change.
     """
 
-    def __init__(self, channels: int, n_outputs: int, blocks: int, width: int) -> None:
+    def __init__(self, channels: int, n_outputs: int, width: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, 1, 1, bias=False),
@@ -152,10 +150,8 @@ class ResNet(nn.Module):
         inputs = width
         for stage in range(3):
             outputs = width << stage
-            for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(_Block(inputs, outputs, stride))
-                inputs = outputs
+            stages.append(_Block(inputs, outputs, stride=2 if stage > 0 else 1))
+            inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(inputs, n_outputs)
 

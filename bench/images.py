@@ -3,7 +3,8 @@
     .venv/bin/python -m bench.images --data DIR --out runs/rivals --json docs/results/images.json
 
 Every rival trains as our medium network of the data set does: its epochs, changes and teacher; its
-learning rate is the best of `RATES` for its family, after a short trial on held-out pictures. Ours
+learning rate and whether Muon learns its matrices are the best of `TRIED` for its family, after a
+short trial on held-out pictures. Ours
 are the shipped packages, which must be of today's recipes. "INT8 bytes" counts a byte a parameter;
 accuracy is that of the test split, of rivals in float, which flatters them if anything. Latency is
 one thread's: ours the native engine, rivals ONNX Runtime, the fastest of FP32 and two ways to INT8,
@@ -16,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,11 +33,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from emamba.data import DATASETS, ImageSplit, read_images
+from emamba.data import DATASETS, DataError, ImageSplit, read_images
 from emamba.engines import NativeEngine
 from emamba.evaluate import in_batches
 from emamba.model import count_parameters
-from emamba.package import Package, load_package
+from emamba.package import Package, PackageError, load_package
 from emamba.train.image_recipes import RECIPES
 from emamba.train.images import ImageRun
 from emamba.train.images_data import ImageData, read_image_data
@@ -45,7 +47,8 @@ from emamba.train.record import OtherRun, claim_folder
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES = (1, 64)
 ROUNDS = 9
-RATES = (2e-3, 4e-3, 8e-3)
+# Learning rate, and whether by Muon.
+TRIED = [(rate, muon) for muon in (True, False) for rate in (2e-3, 4e-3, 8e-3)]
 TRIAL_EPOCHS, TRIAL_ROWS = 4, 10_000
 OURS = "eMamba"
 Row = dict[str, Any]
@@ -53,8 +56,8 @@ Make = Callable[[tuple[int, int, int], int], nn.Module]
 Family = dict[str, Make]
 
 
-def _cnn(blocks: int, width: int) -> Make:
-    return lambda shape, outputs: ResNet(shape[2], outputs, blocks, width)
+def _cnn(width: int) -> Make:
+    return lambda shape, outputs: ResNet(shape[2], outputs, width)
 
 
 def _vit(width: int, depth: int, head_width: int = 0) -> Make:
@@ -70,18 +73,25 @@ def _mixer(width: int, depth: int) -> Make:
 # By family and size, the smallest first: several of each, so that accuracy can be matched.
 RIVALS: dict[str, dict[str, Family]] = {
     "fashion-mnist": {
-        "CNN": {"ResNet-8, width 4": _cnn(1, 4), "ResNet-8, width 8": _cnn(1, 8)},
+        "CNN": {"ResNet-8, width 4": _cnn(4), "ResNet-8, width 8": _cnn(8)},
         "ViT": {"24 x 3": _vit(24, 3), "32 x 4": _vit(32, 4), "48 x 4": _vit(48, 4)},
         "ViT, our head": {"16 x 3": _vit(16, 3, 10), "24 x 3": _vit(24, 3, 12)},
         "MLP-Mixer": {"24 x 3": _mixer(24, 3), "48 x 4": _mixer(48, 4)},
     },
     "cifar10": {
-        "CNN": {"ResNet-8, width 8": _cnn(1, 8), "ResNet-8, width 16": _cnn(1, 16)},
+        "CNN": {"ResNet-8, width 8": _cnn(8), "ResNet-8, width 16": _cnn(16)},
         "ViT": {"48 x 4": _vit(48, 4), "64 x 6": _vit(64, 6)},
         "ViT, our head": {"32 x 3": _vit(32, 3, 12), "48 x 4": _vit(48, 4, 16)},
         "MLP-Mixer": {"32 x 4": _mixer(32, 4), "64 x 4": _mixer(64, 4)},
     },
 }
+
+
+class Dataset(str, Enum):
+    """What `--only` takes."""
+
+    FASHION_MNIST = "fashion-mnist"
+    CIFAR10 = "cifar10"
 
 
 def main(
@@ -93,21 +103,23 @@ def main(
         Path, typer.Option(help="Folder with <data set>/teacher, as `emamba train` left it.")
     ] = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
-    only: Annotated[str | None, typer.Option(help="One data set, without --json.")] = None,
+    only: Annotated[Dataset | None, typer.Option(help="One data set, without --json.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of training.")] = 2,
 ) -> None:
     """Train rivals, measure all, and say what equal accuracy costs each family."""
+    if only is not None and json_file is not None:
+        raise SystemExit("error: --json must hold all data sets; leave out --only")
     quieten()
     report: dict[str, Any] = {"obtained": "measured", "machine": machine(), "data": {}}
-    for name in DATASETS if only is None else [only]:
+    for name in DATASETS if only is None else [only.value]:
         torch.set_num_threads(threads)
         try:
             bench = Bench(name, data, out / name, teachers / name / "teacher")
-        except OtherRun as error:
+        except (OtherRun, DataError, PackageError) as error:
             raise SystemExit(f"error: {error}") from error
         report["data"][name] = bench.measure()
         show(name, report["data"][name])
-    if json_file is not None and only is None:
+    if json_file is not None:
         json_file.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
@@ -121,18 +133,19 @@ class Bench:
         self.recipe = RECIPES[f"{name}-medium"]
         self.data = read_image_data(name, folder, self.recipe.held_out)
         rivals = [[family, *sizes] for family, sizes in RIVALS[name].items()]
-        wanted = {"recipe": dataclasses.asdict(self.recipe), "rivals": rivals, "rates": [*RATES]}
-        claim_folder(out, {**wanted, **self.data.identity})
+        wanted = {"recipe": dataclasses.asdict(self.recipe), "rivals": rivals, "tried": TRIED}
         self.run = ImageRun(self.data, self.recipe, out, teacher, _progress)
+        claim_folder(out, {**wanted, **self.data.identity})
 
     def measure(self) -> dict[str, Any]:
         """Rows of the data set, and each family's parameters at our networks' accuracies."""
         self.run.train_teacher()
         networks: dict[tuple[str, str], nn.Module] = {}
-        rates = {}
+        learnt = {}
         for family, sizes in RIVALS[self.name].items():
-            rates[family] = self._rate(family, next(iter(sizes.values())))
-            schedule = dataclasses.replace(self.recipe.float_schedule, lr=rates[family])
+            rate, muon = self._best_of_tried(family, next(iter(sizes.values())))
+            learnt[family] = {"lr": rate, "muon": muon}
+            schedule = dataclasses.replace(self.recipe.float_schedule, lr=rate, muon=muon)
             for size, make in sizes.items():
                 networks[family, size] = self._train(f"{family} {size}", make, schedule)
         torch.set_num_threads(1)
@@ -144,14 +157,14 @@ class Bench:
         return {
             "origin": test.origin,
             "epochs": self.recipe.float_schedule.epochs,
-            "rates": rates,
+            "learnt": learnt,
             "rows": ours + others,
             "matched": [found for row in matched for found in at_our_accuracy(row, others)],
             "notes": disturbances(speed),
         }
 
-    def _rate(self, family: str, make: Make) -> float:
-        """The learning rate with which the family's smallest learns best in a short trial."""
+    def _best_of_tried(self, family: str, make: Make) -> tuple[float, bool]:
+        """The learning rate and optimiser with which the family's smallest learns best, briefly."""
         data = self.data
         few = dataclasses.replace(
             data, images=data.images[:TRIAL_ROWS], labels=data.labels[:TRIAL_ROWS]
@@ -159,17 +172,18 @@ class Bench:
         run = ImageRun(few, self.recipe, self.out, self.run.teacher_folder, _progress)
         run.answers = self.run.answers
         found = {}
-        for rate in RATES:
+        for rate, muon in TRIED:
             schedule = dataclasses.replace(
                 self.recipe.float_schedule,
                 lr=rate,
+                muon=muon,
                 epochs=TRIAL_EPOCHS,
                 evaluate_every=TRIAL_EPOCHS,
             )
-            stage = f"trial of {family} at {rate:g}"
+            stage = f"trial of {family} at {rate:g} by {'Muon' if muon else 'AdamW'}"
             run.fit(stage, self._made(make), schedule, self.out)
-            found[rate] = run.histories[stage][-1]["accuracy"]
-        return max(found, key=lambda rate: found[rate])
+            found[rate, muon] = run.histories[stage][-1]["accuracy"]
+        return max(found, key=lambda tried: found[tried])
 
     def _train(self, stage: str, make: Make, schedule: Schedule) -> nn.Module:
         network = self._made(make)
@@ -266,11 +280,13 @@ def show(name: str, report: dict[str, Any]) -> None:
         cells += [f"{row['accuracy']:.4f}", f"{row['float_accuracy']:.4f}"]
         table.add_row(*cells, *(f"{row[f'latency_us_batch_{batch}']:,.0f}" for batch in BATCHES))
     console.print(table)
-    table = Table("ours", "accuracy", "family", "parameters", "times ours", title="At our accuracy")
+    heads = ("ours", "accuracy", "family", "parameters", "times ours", "within a standard error")
+    table = Table(*heads, title="At our accuracy, of the sizes tried")
     for row in report["matched"]:
         count = f"{row['bound'].replace('_', ' ')} {row['parameters']:,}"
         cells = [row["ours"], f"{row['accuracy']:.4f}", row["family"], count]
-        table.add_row(*cells, f"{row['times_ours']:g}")
+        low, high = row["times_ours_between"]
+        table.add_row(*cells, f"{row['times_ours']:g}", f"{low:g} to {high:g}")
     console.print(table)
     for note in report["notes"]:
         console.print(note)

@@ -204,8 +204,9 @@ def _print_classes(report: dict[str, Any]) -> None:
     )
     table = Table("class", "accuracy", "taken most often for", title="By class (measured)")
     table.columns[1].justify = "right"
-    names = list(report["per_class"])
-    for number, (name, share) in enumerate(report["per_class"].items()):
+    names = report["classes"]
+    for name, share in report["per_class"].items():
+        number = names.index(name)
         row = list(report["confusion"][number])
         row[number] = -1
         other = int(np.argmax(row))
@@ -376,7 +377,7 @@ def study(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Compare token orders, patch sizes, positions and heads on images, at equal budgets."""
+    """Compare token orders, patch sizes, positions and heads on images, after equal epochs."""
     _need_torch()
     import torch  # noqa: PLC0415
 

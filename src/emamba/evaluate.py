@@ -103,8 +103,8 @@ def class_report(probabilities: Floats, split: ImageSplit) -> dict[str, Any]:
     """How probabilities (n, classes) fare on a split of images.
 
     `accuracy` (0..1), `calibration_error`, `negative_log_likelihood` in nats, `per_class`
-    accuracies and `confusion`, images by label, then answer. Raises `ValueError` if a prediction is
-    missing or not finite.
+    accuracies of the classes that have images, and `confusion`, images by label, then answer, both
+    in the order of `classes`. Raises `ValueError` if a prediction is missing or not finite.
     """
     shape = (len(split), len(split.classes))
     if probabilities.shape != shape or not np.isfinite(probabilities).all():
@@ -125,6 +125,7 @@ def class_report(probabilities: Floats, split: ImageSplit) -> dict[str, Any]:
             for name, share in zip(split.classes, per_class, strict=True)
             if np.isfinite(share)
         },
+        "classes": list(split.classes),
         "confusion": confusion.tolist(),
     }
 

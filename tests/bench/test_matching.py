@@ -16,10 +16,15 @@ def rows(*sizes: tuple[int, float]) -> list[dict[str, Any]]:
 
 
 def at(accuracy: float, *sizes: tuple[int, float]) -> tuple[str, int, float]:
-    ours = {"size": "small", "parameters": 10_000, "accuracy": accuracy}
-    (found,) = at_our_accuracy(ours, rows(*sizes))
+    found = matched(accuracy, *sizes)
     assert (found["ours"], found["family"], found["accuracy"]) == ("small", "ViT", accuracy)
     return found["bound"], found["parameters"], found["times_ours"]
+
+
+def matched(accuracy: float, *sizes: tuple[int, float], error: float = 0.0) -> dict[str, Any]:
+    ours = {"size": "small", "parameters": 10_000, "accuracy": accuracy, "standard_error": error}
+    (found,) = at_our_accuracy(ours, rows(*sizes))
+    return found
 
 
 def test_between_two_sizes_the_logarithm_is_linear() -> None:
@@ -30,6 +35,15 @@ def test_between_two_sizes_the_logarithm_is_linear() -> None:
 def test_beyond_all_sizes_there_is_a_bound() -> None:
     assert at(0.95, (20_000, 0.8), (80_000, 0.9)) == ("at_least", 80_000, 8.0)
     assert at(0.7, (20_000, 0.8), (80_000, 0.9)) == ("at_most", 20_000, 2.0)
+
+
+def test_a_standard_error_to_either_side_says_how_sure_that_is() -> None:
+    """Of a difference of two accuracies, 0.05 here: half of the way between the sizes."""
+    sizes = ((20_000, 0.8), (80_000, 0.9))
+    found = matched(0.85, *sizes, error=0.05 / 2**0.5)
+    assert found["times_ours_between"] == [2.0, 8.0]
+    found = matched(0.87, *sizes, error=0.05 / 2**0.5)
+    assert found["times_ours_between"] == [pytest.approx(2.64), 8.0]
 
 
 @pytest.mark.parametrize("worse", [(40_000, 0.87), (20_000, 0.86), (40_000, 0.88)])

@@ -91,6 +91,17 @@ def test_official_cifar10(
         assert len(read_images("cifar10", inside, "test")) == 4
 
 
+def test_a_folder_that_lacks_batches_is_refused_by_their_names(tmp_path: Path) -> None:
+    """Also where another form lies beside it."""
+    files = {name: python_batch(1) for name in names("")}
+    as_archive(tmp_path, "cifar-10-batches-py", files)
+    as_folder(tmp_path, "cifar-10-batches-py", files)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_4").unlink()
+    with pytest.raises(DataError, match=r"batches-py: must hold data_batch_4 too"):
+        read_images("cifar10", tmp_path, "train")
+    assert len(read_images("cifar10", tmp_path, "test")) == 4
+
+
 def test_cifar10_as_jpeg_says_so(tmp_path: Path) -> None:
     """All files share one header, as encoders write it for equal sizes and qualities."""
     images, labels = batch(1)
@@ -115,6 +126,16 @@ def test_cifar10_as_jpeg_says_so(tmp_path: Path) -> None:
     assert got.origin == "CIFAR-10 re-encoded as JPEG, not the official pixels"
     with pytest.raises(DataError, match=r"cifar10_jpeg.npz: is not a readable cifar10_jpeg.npz"):
         read_images("cifar10", tmp_path, "train")
+
+
+def test_a_packed_array_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cifar10_jpeg.npz"
+    np.savez_compressed(path, header=np.arange(4000, dtype=np.uint16).view(np.uint8))
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"is not a readable cifar10_jpeg.npz"):
+        read_images("cifar10", tmp_path, "test")
 
 
 def test_fashion_mnist_packed_unpacked_and_prefixed(tmp_path: Path) -> None:

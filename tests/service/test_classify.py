@@ -33,7 +33,7 @@ from emamba_service.errors import (
 )
 from emamba_service.protocols.classify import parse_images, parse_pixels
 from emamba_service.protocols.classify_schema import EXAMPLES, ClassifyAnswer, classify_route
-from emamba_service.protocols.images import MEDIA_TYPES, read_image
+from emamba_service.protocols.images import MEDIA_TYPES, read_images
 from emamba_service.service import Service
 from picture_files import encoded, noise, smooth
 from random_images import GREY_CONFIG, RGB_CONFIG, write_images
@@ -116,8 +116,8 @@ def test_a_photo_of_any_kind_and_size_is_read(pictures: Any, root: Path, kind: s
     file = encoded(smooth(60, 80), kind)
     headers = {"content-type": f"image/{kind.lower()}"}
     answer = classify(pictures, file, headers, "?model=photos&top=4").json()
-    image = read_image(file, RGB_CONFIG.input_shape, 10_000)
-    want = probabilities(root, "photos", "1", image[None])[0]
+    images = read_images([file], RGB_CONFIG.input_shape, 10_000)
+    want = probabilities(root, "photos", "1", images)[0]
     assert all_of(answer["predictions"][0]) == want.tolist()
 
 

@@ -23,7 +23,7 @@ from emamba_service.errors import (
     ServiceError,
     UnsupportedImageError,
 )
-from emamba_service.protocols.images import media_type_of, read_image, read_images
+from emamba_service.protocols.images import media_type_of, read_images
 from picture_files import (
     encoded,
     exif_orientation,
@@ -46,6 +46,11 @@ PLENTY = 1 << 20
 COLOURED = noise(8, 12, 3)
 SHADES = noise(8, 12)
 LOSSLESS: dict[str, dict[str, object]] = {"PNG": {}, "WEBP": {"lossless": True}, "GIF": {}}
+
+
+def read_image(file: bytes, shape: tuple[int, int, int], max_pixels: int) -> np.ndarray:
+    image: np.ndarray = read_images([file], shape, max_pixels)[0]
+    return image
 
 
 def grey_of(coloured: np.ndarray) -> np.ndarray:
@@ -391,8 +396,8 @@ def test_nothing_is_said_of_odd_files(tmp_path: Path) -> None:
     code = (
         "import logging, sys; from pathlib import Path\n"
         "logging.basicConfig(level=logging.DEBUG)\n"
-        "from emamba_service.protocols.images import read_image\n"
-        "for name in sys.argv[1:]: read_image(Path(name).read_bytes(), (8, 8, 3), 4096)"
+        "from emamba_service.protocols.images import read_images\n"
+        "for name in sys.argv[1:]: read_images([Path(name).read_bytes()], (8, 8, 3), 4096)"
     )
     result = subprocess.run(
         [sys.executable, "-W", "default", "-c", code, *(tmp_path / name for name in odd)],

@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from emamba.commands import app
+from emamba.data import DataError
 from emamba.model import EMamba, count_parameters
 from emamba.package import PackageError, load_package
 from emamba.quantise import calibrate, fit_tables, to_integer_model
@@ -25,7 +26,8 @@ from emamba.train.images import ImageRecipe, ImageRun, train_images
 from emamba.train.images_data import ImageAugmentation, read_image_data
 from emamba.train.loop import Schedule
 from emamba.train.record import OtherRun
-from made_up_images import write_fashion
+from made_up_images import idx, write_fashion
+from made_up_images import pictures as made_up
 
 TINY = Schedule(epochs=1, lr=3e-3, batch=64)
 RECIPE = dataclasses.replace(
@@ -89,6 +91,12 @@ def test_held_out_rows_are_not_learned_from(tmp_path: Path) -> None:
     normalised = data.normalise(data.images)
     assert abs(float(normalised.mean())) < 1e-3
     assert abs(float(normalised.std()) - 1) < 1e-3
+
+
+def test_a_split_with_nothing_left_to_learn_from_is_refused(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    with pytest.raises(DataError, match="more than the 300 images held out, not 300"):
+        read_image_data("fashion-mnist", tmp_path, held_out=300)
 
 
 def test_the_teacher_has_its_size() -> None:
@@ -215,6 +223,24 @@ def test_evaluate_prints_accuracy(run: tuple[Path, dict[str, Any]]) -> None:
     text = CliRunner().invoke(app, ["evaluate", package, "--data", data]).stdout
     assert f"accuracy {record['test']['mirror']['accuracy']:.4f}" in text
     assert "Ankle boot" in text
+
+
+def test_evaluate_names_classes_where_others_have_no_images(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Only images of the class that is mistaken most often."""
+    folder, record = run
+    before = record["test"]["mirror"]
+    mistakes = np.array(before["confusion"])
+    np.fill_diagonal(mistakes, 0)
+    label, answer = np.unravel_index(mistakes.argmax(), mistakes.shape)
+    images, labels = made_up(60, (28, 28, 1), 1)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(images[labels == label, :, :, 0]))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(labels[labels == label]))
+    package = str(folder / "out" / "packages" / "tiny" / "1")
+    result = CliRunner().invoke(app, ["evaluate", package, "--data", str(tmp_path)])
+    (line,) = (line for line in result.stdout.splitlines() if before["classes"][label] in line)
+    assert f"{before['classes'][answer]} ({mistakes.max()})" in line
 
 
 def test_evaluate_refuses_a_split_that_is_not_there(run: tuple[Path, dict[str, Any]]) -> None:

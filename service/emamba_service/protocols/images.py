@@ -28,7 +28,7 @@ from emamba_service.errors import (
     shortened,
 )
 
-__all__ = ["MEDIA_TYPES", "media_type_of", "read_image", "read_images"]
+__all__ = ["MEDIA_TYPES", "media_type_of", "read_images"]
 
 Pixels = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
@@ -72,12 +72,6 @@ def media_type_of(data: bytes) -> str | None:
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "image/gif"
     return None
-
-
-def read_image(data: bytes, shape: Shape, max_pixels: int) -> Pixels:
-    """`read_images` of one: uint8 of `shape`."""
-    pixels: Pixels = read_images([data], shape, max_pixels)[0]
-    return pixels
 
 
 def read_images(files: Sequence[bytes], shape: Shape, max_pixels: int) -> Pixels:

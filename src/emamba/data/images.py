@@ -151,12 +151,15 @@ def _members(
 ) -> dict[str, bytes] | None:
     """Each named file of a form: from this folder, the folder inside the archive, or the archive.
 
-    None where the form is not here at all.
+    None where the form is not here at all; some of its files without the others are a `DataError`.
     """
     inner, archive = forms
     for place in (folder, folder / inner):
-        if all((place / name).is_file() for name in names):
+        missing = [name for name in names if not (place / name).is_file()]
+        if not missing:
             return {name: _read(place / name, sha256) for name in names}
+        if len(missing) < len(names):
+            raise DataError(place, f"must hold {', '.join(missing)} too; unpack the archive again")
     path = folder / archive
     if not path.is_file():
         return None
@@ -237,7 +240,14 @@ def _jpeg_images(path: Path, split: str, sha256: dict[str, str]) -> tuple[Bytes,
         for i in range(len(images)):
             file = io.BytesIO(header + scans[offsets[i] : offsets[i + 1]])
             images[i] = np.asarray(Image.open(file).convert("RGB"))
-    except (zipfile.BadZipFile, UnidentifiedImageError, KeyError, ValueError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        UnidentifiedImageError,
+        KeyError,
+        ValueError,
+        OSError,
+    ) as error:
         raise DataError(path, f"is not a readable {path.name}: {error}") from error
     return images, labels
 

@@ -274,6 +274,8 @@ def train_images(
     revision = git_revision(Path(__file__).parent)
     data = read_image_data(recipe.dataset, data_folder, recipe.held_out)
     folder = out / name
+    counts = {"rows": float(len(data.images)), "held_out": float(len(data.held_images))}
+    progress(data.origin, 1, 1, counts)
     run = ImageRun(data, recipe, folder, out / "teacher", progress)
     # Last: where the teacher is another run's, `folder` stays free.
     claim_folder(folder, {"recipe": dataclasses.asdict(recipe), **data.identity})

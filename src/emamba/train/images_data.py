@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emamba.data import read_images
+from emamba.data import DataError, read_images
 
 __all__ = ["ImageAugmentation", "ImageData", "read_image_data"]
 
@@ -46,6 +46,10 @@ def read_image_data(name: str, folder: Path, held_out: int) -> ImageData:
     The shuffle has a seed of its own: every run holds out the same rows.
     """
     split = read_images(name, folder, "train")
+    if len(split) <= held_out:
+        raise DataError(
+            folder, f"train must have more than the {held_out} images held out, not {len(split)}"
+        )
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
     images, labels = torch.from_numpy(split.images)[order], torch.from_numpy(split.labels)[order]
     values = images[held_out:].float() / 255
