@@ -66,6 +66,25 @@ def test_the_run_record_is_the_shipped_packages() -> None:
     assert record["git_revision"] == package.provenance["git_revision"]
 
 
+def test_figures_of_image_networks_are_their_runs() -> None:
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/images.md"))
+    for folder in find_packages(ROOT / "models"):
+        package = load_package(folder)
+        if "calibration_error" not in package.accuracy["mirror"]:
+            continue
+        results = ROOT / "docs" / "results" / f"{package.name}-{package.version}.json"
+        test = json.loads(results.read_text())["test"]
+        raw, mirror = test["mirror, temperature 1"], test["mirror"]
+        assert mirror["accuracy"] == package.accuracy["mirror"]["accuracy"]
+        size = f"{package.model.n_parameters:,}"
+        shares = f"{test['float']['accuracy']:.2%} | {mirror['accuracy']:.2%}".replace("%", " %")
+        errors = f"{raw['calibration_error']:.4f}, {mirror['calibration_error']:.4f}"
+        name = f"`{package.name}`" + (" (JPEG)" if "JPEG" in package.accuracy["split"] else "")
+        assert f"| {name} | {size} | {shares} | {errors} |" in page
+        share = shares.split(" | ")[1]
+        assert f"| `{package.name}` | {size} | {share} |" in readme
+
+
 def test_the_drivers_cost_is_the_benchs() -> None:
     rows = json.loads((ROOT / "docs" / "results" / "driver.json").read_text())["rows"]
     page = (ROOT / "docs" / "emulator.md").read_text()
