@@ -27,7 +27,7 @@ MARS = ROOT / "models" / "mars" / "1"
 MARS_PARAMETERS = 17_229
 # The bars: accuracy of the integers, parameters.
 BARS = {
-    "fashion-mnist": (0.92, 60_000),
+    "fashion-mnist": (0.925, 60_000),
     "fashion-mnist-medium": (0.91, 24_000),
     "fashion-mnist-small": (0.90, 15_000),
     "cifar10": (0.81, 250_000),
