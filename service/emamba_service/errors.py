@@ -297,6 +297,12 @@ class RequestTimeoutError(ServiceError):
     example = "the answer must be ready within 10 s, but was not; try again after 1 s"
     headers = _RETRY
 
+    def __init__(self, timeout_s: float, what: str) -> None:
+        super().__init__(
+            f"the answer must be ready within {timeout_s:g} s, but the request still {what}; "
+            "try again after 1 s"
+        )
+
 
 class TooManyStreamsError(ServiceError):
     status, kind, title = 503, "too-many-streams", "All streams are taken"

@@ -5,7 +5,8 @@ Whatever protocol a request came by, `Inference.run` answers it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,11 @@ from emamba_service.errors import (
     RequestTimeoutError,
     ServiceError,
 )
+from emamba_service.fair_queue import DEFAULT_PRIORITY
 from emamba_service.metrics import ENGINE_STAGES, Metrics
 from emamba_service.models import LoadedModel, Models
-from emamba_service.scheduler import DEFAULT_PRIORITY, Computed
+from emamba_service.scheduler import Computed
+from emamba_service.turns import Turns
 
 __all__ = ["Answered", "Ask", "Inference", "Witness", "answered"]
 
@@ -144,6 +147,24 @@ class Inference:
         """
         self.check_open()
         return self.models.get(name, version)
+
+    @asynccontextmanager
+    async def turn(self, loaded: LoadedModel, turns: Turns, ask: Ask) -> AsyncIterator[None]:
+        """Held while something is done for a request before it is computed.
+
+        Raises `QueueFullError` or `RequestTimeoutError`.
+        """
+        spent_s = self._clock() - ask.received_at
+        priority = ask.priority or DEFAULT_PRIORITY
+        try:
+            await turns.take(ask.client, priority, self._timeout_s(ask), spent_s)
+        except ServiceError as error:
+            self._count_failure(loaded, error, self._clock() - ask.received_at)
+            raise
+        try:
+            yield
+        finally:
+            turns.give_back()
 
     async def run(self, loaded: LoadedModel, inputs: npt.NDArray[Any], ask: Ask) -> Answered:
         """Compute `inputs`, the task's checked ones: float32 (b, 8, 8, 5) maps, uint8 (b, h, w, c)

@@ -2,21 +2,17 @@
 
 What is computed together is also quantised and decoded together, which costs little more than for
 one request. Requests that came while the engine was busy are computed together, at once when it is
-free; a delay may gather more of them. Among the waiting, a smaller priority number goes first.
-Within one, clients take turns by frames: start-time fair queueing (P. Goyal, H. Vin, H. Cheng,
-SIGCOMM 1996), where a request's place is its client's last place, or the queue's if that is later,
-plus its frames. All on the event loop; nothing here needs a lock.
+free; a delay may gather more of them. The waiting take turns by priority, clients and frames
+(`fair_queue`). All on the event loop; nothing here needs a lock.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -33,14 +29,12 @@ from emamba_service.errors import (
     RequestTimeoutError,
     ServiceError,
 )
+from emamba_service.fair_queue import DEFAULT_PRIORITY, FairQueue
 from emamba_service.lanes import Lane
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["DEFAULT_PRIORITY", "PRIORITIES", "Computed", "Scheduler"]
-
-PRIORITIES = range(1, 10)
-DEFAULT_PRIORITY = 5
+__all__ = ["Computed", "Scheduler"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +97,11 @@ class Scheduler:
         self._clock = clock
         self._observe_batch = observe_batch
         self._loop = asyncio.get_running_loop()
-        self._heap: list[tuple[int, int, int, _Job]] = []
-        self._numbers = count()
+        self._queue: FairQueue[_Job] = FairQueue(2 * max_queue)
         self._waiting = 0
         self._frames = 0
         # When the queue was last empty before a request came.
         self._since_s = 0.0
-        self._place = 0
-        self._places: dict[str, int] = {}
         self._busy: set[_Job] = set()
         self._ripe: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -157,14 +148,12 @@ class Scheduler:
             raise NotReadyError("this version of the model is being unloaded; try again")
         self.check_place()
         if spent_s >= timeout_s:
-            raise _too_late(timeout_s, "was being read")
+            raise RequestTimeoutError(timeout_s, "was being read")
         job = _Job(inputs, self._loop.create_future(), self._clock())
         if not self._waiting:
             self._since_s = job.queued_s
         job.timer = self._loop.call_later(timeout_s - spent_s, self._expire, job, timeout_s)
-        place = max(self._place, self._places.get(client, 0)) + len(inputs)
-        self._places[client] = place
-        heapq.heappush(self._heap, (priority, place, next(self._numbers), job))
+        self._queue.add(job, client, len(inputs), priority)
         self._waiting += 1
         self._frames += len(inputs)
         self._idle.clear()
@@ -177,7 +166,7 @@ class Scheduler:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except asyncio.TimeoutError:
-            jobs = [job for *_, job in self._heap if job.waiting] + list(self._busy)
+            jobs = [job for job in self._queue if job.waiting] + list(self._busy)
             error = NotReadyError(NotReadyError.example)
             for job in jobs:
                 self._refuse(job, error)
@@ -217,23 +206,17 @@ class Scheduler:
         """The first waiting requests that fit one batch; a larger one goes alone."""
         jobs: list[_Job] = []
         frames = 0
-        while self._heap:
-            _, place, _, job = self._heap[0]
+        while self._queue:
+            job = self._queue.first
             if job.waiting and jobs and frames + len(job.inputs) > self._max_batch:
                 break
-            heapq.heappop(self._heap)
+            self._queue.take(served=job.waiting)
             if job.waiting:
                 frames += len(job.inputs)
                 self._leave_queue(job)
-                self._place = max(self._place, place)
                 # Cancelled by its caller, say a stream that was closed.
                 if not job.answer.done():
                     jobs.append(job)
-        if not self._heap:
-            self._places.clear()
-            self._place = 0
-        elif len(self._places) > 2 * self._max_queue:
-            self._places = {name: at for name, at in self._places.items() if at > self._place}
         return jobs
 
     def _finish(self, batch: _Batch, ran: asyncio.Future[Recorded]) -> None:
@@ -293,11 +276,10 @@ class Scheduler:
     def _expire(self, job: _Job, timeout_s: float) -> None:
         job.timer = None
         waited = "waited for the engine" if job.waiting else "was being computed"
-        self._refuse(job, _too_late(timeout_s, waited))
+        self._refuse(job, RequestTimeoutError(timeout_s, waited))
         # What has expired is otherwise dropped as its turn comes, which a hanging engine defers.
-        if len(self._heap) > 2 * self._max_queue:
-            self._heap = [entry for entry in self._heap if entry[-1].waiting]
-            heapq.heapify(self._heap)
+        if len(self._queue) > 2 * self._max_queue:
+            self._queue.keep(lambda job: job.waiting)
         self._forget_finished()
 
     def _refuse(self, job: _Job, error: ServiceError) -> None:
@@ -316,13 +298,6 @@ class Scheduler:
     def _forget_finished(self) -> None:
         if not self._waiting and not self._busy:
             self._idle.set()
-
-
-def _too_late(timeout_s: float, what: str) -> RequestTimeoutError:
-    return RequestTimeoutError(
-        f"the answer must be ready within {timeout_s:g} s, but the request still {what}; "
-        "try again after 1 s"
-    )
 
 
 def _error_of(failure: BaseException | None) -> ServiceError:

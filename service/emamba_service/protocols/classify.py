@@ -54,7 +54,6 @@ class Classify:
     def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
         self._settings = settings
-        # Decoding leaves threads to other requests.
         self._decoding = Turns(os.cpu_count() or 1, settings.max_queue)
 
     async def answer(self, call: Call) -> Reply:
@@ -69,8 +68,13 @@ class Classify:
         loaded, task = self._find(query.get("model"), query.get("version"))
         top = read_integer(query, "top", 1, len(task.classes)) or DEFAULT_TOP
         self._inference.check_room(loaded.package.name)
-        images = await self._read(form, await call.body(), task.shape)
+        body = await call.body()
         ask = Ask(call.client, call.received_at, priority, timeout_s)
+        if form == OCTETS:
+            images = parse_pixels(body, task.shape, self._settings.max_frames)
+        else:
+            async with self._inference.turn(loaded, self._decoding, ask):
+                images = await asyncio.to_thread(self._decode, form, body, task.shape)
         answered = await self._inference.run(loaded, images, ask)
         document = {
             "model": loaded.package.name,
@@ -114,20 +118,16 @@ class Classify:
             "or load it with POST /v2/repository/models/<name>/load"
         )
 
-    async def _read(self, form: str, body: bytes, shape: Shape) -> Pixels:
-        max_frames, max_pixels = self._settings.max_frames, self._settings.max_image_pixels
-        if form == OCTETS:
-            return parse_pixels(body, shape, max_frames)
+    def _decode(self, form: str, body: bytes, shape: Shape) -> Pixels:
+        max_pixels = self._settings.max_image_pixels
         if form == JSON:
-            async with self._decoding.turn():
-                return await asyncio.to_thread(parse_images, body, shape, max_frames, max_pixels)
+            return parse_images(body, shape, self._settings.max_frames, max_pixels)
         came = media_type_of(body)
         if came not in {form, None}:
             raise UnsupportedImageError(
                 f"Content-Type must be {came}, as the body is, but is {form!r}"
             )
-        async with self._decoding.turn():
-            return await asyncio.to_thread(read_images, [body], shape, max_pixels)
+        return read_images([body], shape, max_pixels)
 
 
 def parse_pixels(body: bytes, shape: Shape, max_images: int) -> Pixels:

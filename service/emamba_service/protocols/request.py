@@ -15,7 +15,7 @@ from emamba_service.errors import (
     UnsupportedMediaTypeError,
     shortened,
 )
-from emamba_service.scheduler import PRIORITIES
+from emamba_service.fair_queue import PRIORITIES
 from emamba_service.web import Call
 
 __all__ = [

@@ -21,9 +21,9 @@ from emamba_service.errors import (
     TooManyFramesError,
     shortened,
 )
+from emamba_service.fair_queue import PRIORITIES
 from emamba_service.protocols.oip.signature import Signature, Tensor
 from emamba_service.protocols.request import json_type, load_json
-from emamba_service.scheduler import PRIORITIES
 
 __all__ = ["InferRequest", "read_request", "write_answer"]
 

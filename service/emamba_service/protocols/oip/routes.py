@@ -23,11 +23,11 @@ from emamba_service.errors import (
     UnknownModelError,
     shortened,
 )
+from emamba_service.fair_queue import DEFAULT_PRIORITY, PRIORITIES
 from emamba_service.models import IndexEntry, LoadedModel
 from emamba_service.protocols.oip.schema import oip_answers
 from emamba_service.protocols.oip.signature import signature_of
 from emamba_service.protocols.request import json_type, load_json
-from emamba_service.scheduler import DEFAULT_PRIORITY, PRIORITIES
 from emamba_service.schemas import path_parameter
 from emamba_service.service import Service
 
