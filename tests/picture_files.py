@@ -36,16 +36,29 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
-def png_header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
+def png_header(
+    width: int, height: int, depth: int = 8, colour: int = 2, interlaced: bool = False
+) -> bytes:
     """The signature and first chunk of a PNG file."""
-    fields = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    fields = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", fields)
 
 
-def png(width: int, height: int, rows: bytes, depth: int = 8, colour: int = 2) -> bytes:
+def png(
+    width: int,
+    height: int,
+    rows: bytes,
+    depth: int = 8,
+    colour: int = 2,
+    *,
+    interlaced: bool = False,
+    with_chunk: tuple[bytes, bytes] | None = None,
+) -> bytes:
     """A PNG file of rows that each begin with their filter's byte."""
+    header = png_header(width, height, depth, colour, interlaced)
+    other = png_chunk(*with_chunk) if with_chunk else b""
     pixels = png_chunk(b"IDAT", zlib.compress(rows))
-    return png_header(width, height, depth, colour) + pixels + png_chunk(b"IEND", b"")
+    return header + other + pixels + png_chunk(b"IEND", b"")
 
 
 def with_png_chunk(file: bytes, kind: bytes, content: bytes) -> bytes:

@@ -6,10 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
+from PIL import Image
 
 from emamba.commands import app
+from emamba.engines import MirrorEngine
 from emamba.fixed.model import ACTIVATION_WIDTHS, BLOCK_WIDTHS
 from emamba.package import find_packages, load_package
 
@@ -44,6 +47,22 @@ def test_every_format_has_its_width_in_the_numbers_page() -> None:
     for row in re.findall(r"^\| (.+?) \| (\d+)", table, re.MULTILINE):
         stated |= {name: int(row[1]) for name in re.findall(r"`([^`]+)`", row[0])}
     assert stated == ACTIVATION_WIDTHS | BLOCK_WIDTHS
+
+
+def test_the_example_of_classifying_is_what_the_model_answers() -> None:
+    page = (ROOT / "docs" / "classify.md").read_text()
+    picture = re.search(r"--data-binary @(\S+)", page)
+    example = re.search(r"```json\n(.*?)```", page, re.DOTALL)
+    assert picture is not None
+    assert example is not None
+    stated = json.loads(example[1])
+    package = load_package(ROOT / "models" / stated["model"] / stated["version"])
+    pixels = np.asarray(Image.open(ROOT / picture[1])).reshape(1, *package.task.shape)
+    row = package.decode(MirrorEngine(package.model).run(package.encode(pixels)))[0]
+    likeliest = np.argsort(-row)[: len(stated["predictions"][0]["top"])]
+    assert stated["predictions"][0]["top"] == [
+        {"class": package.task.classes[at], "probability": round(row[at], 3)} for at in likeliest
+    ]
 
 
 def test_readme_repeats_the_packages_accuracy() -> None:

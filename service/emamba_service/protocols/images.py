@@ -27,6 +27,7 @@ from emamba_service.errors import (
     UnsupportedImageError,
     shortened,
 )
+from emamba_service.protocols.png_file import check_whole
 
 __all__ = ["MEDIA_TYPES", "media_type_of", "read_images"]
 
@@ -55,6 +56,8 @@ _UPRIGHT = {
 }
 # A progressive JPEG has about 10. Each takes a pass over all pixels, for 20 bytes of the file.
 _MAX_SCANS = 64
+# What a row costs besides its pixels, in pixels.
+_MIN_ROW = 64
 
 # What Pillow thinks of a stranger's file does not belong into the service's log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -77,8 +80,8 @@ def media_type_of(data: bytes) -> str | None:
 def read_images(files: Sequence[bytes], shape: Shape, max_pixels: int) -> Pixels:
     """Image files as uint8 (n, height, width, channels), `shape` being that of one.
 
-    Together they may have `max_pixels` pixels. Raises `UnsupportedImageError`, `ImageTooLargeError`
-    or `InvalidImageError`, which name the image.
+    Together they may have `max_pixels` pixels, each row counting as 64 at least. Raises
+    `UnsupportedImageError`, `ImageTooLargeError` or `InvalidImageError`, which name the image.
     """
     budget = _Budget(max_pixels)
     images = np.empty((len(files), *shape), np.uint8)
@@ -96,11 +99,13 @@ class _Budget:
 
     def take(self, index: int, width: int, height: int) -> None:
         """Raise `ImageTooLargeError` unless image `index`, of this size, may be decoded."""
-        before, self._taken = self._taken, self._taken + width * height
+        before, self._taken = self._taken, self._taken + max(width, _MIN_ROW) * height
         if self._taken <= self._limit:
             return
+        counted = f", and each row counts as {_MIN_ROW}" if width < _MIN_ROW else ""
         sentence = (
             f"image {index} must have at most {self._limit} pixels, but has {width} x {height}"
+            f"{counted}; make it smaller"
         )
         if before:
             sentence = (
@@ -126,6 +131,9 @@ def _read(data: bytes, shape: Shape, budget: _Budget, index: int) -> Pixels:
             if told is None:
                 budget.take(index, *picture.size)
             _check_picture(picture, index)
+            if kind == "image/png":
+                check_whole(data)
+                _spread_transparency(picture, data)
             # JPEG can be decoded at 1/2, 1/4 or 1/8, for a fraction of the time.
             picture.draft(None, (2 * max(shape[:2]), 2 * max(shape[:2])))
             return _pixels(_upright(picture), shape, index)
@@ -138,8 +146,12 @@ def _read(data: bytes, shape: Shape, budget: _Budget, index: int) -> Pixels:
 
 def _check_bytes(data: bytes, kind: str, index: int) -> None:
     """Refuse what Pillow would quietly change, or take long for."""
-    if kind == "image/png" and data[24:25] == b"\x10":
-        _refuse(index, "must have 8 bits a channel, but has 16")
+    if kind == "image/png" and len(data) >= 25:
+        width, height, depth = struct.unpack_from(">IIB", data, 16)
+        if not width * height:
+            _refuse(index, f"must have pixels, but is {width} x {height}")
+        if depth == 16:
+            _refuse(index, "must have 8 bits a channel, but has 16")
     if kind == "image/jpeg" and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
         _refuse(index, f"must be a JPEG of at most {_MAX_SCANS} scans, but has {scans}")
 
@@ -153,8 +165,8 @@ def _walk_through_gif(data: bytes, index: int) -> tuple[int, int]:
         while (block := data[at]) != ord(";"):
             if block == ord(","):
                 x, y, w, h, flags = struct.unpack_from("<4HB", data, at + 1)
-                if x + w > width or y + h > height:
-                    raise ValueError("a picture exceeds the screen")
+                if (x, y, w, h) != (0, 0, width, height):
+                    raise ValueError("a picture does not cover the screen, or exceeds it")
                 pictures += 1
                 at += 11 + _palette_bytes(flags)
             elif block == ord("!"):
@@ -164,7 +176,9 @@ def _walk_through_gif(data: bytes, index: int) -> tuple[int, int]:
             while size := data[at]:
                 at += size + 1
             at += 1
-    except (IndexError, ValueError, struct.error) as error:
+    except (IndexError, struct.error):
+        _refuse_damaged("image/gif", index, ValueError("it ends before its end marker"))
+    except ValueError as error:
         _refuse_damaged("image/gif", index, error)
     if pictures > 1:
         _refuse(index, f"must be one picture, but is an animation of {pictures}")
@@ -202,6 +216,14 @@ def _check_picture(picture: ImageFile, index: int) -> None:
         _refuse(index, f"must be one picture, but is an animation of {pictures}")
     if picture.mode not in _MODES:
         _refuse(index, f"must be grey or RGB, 8 bits a channel, but is {picture.mode}")
+
+
+def _spread_transparency(picture: ImageFile, data: bytes) -> None:
+    """Samples of 2 and 4 bits become 8; Pillow leaves the value of the transparent one."""
+    depth, colour, value = data[24], data[25], picture.info.get("transparency")
+    if colour == 0 and depth in {2, 4} and value is not None:
+        highest = (1 << depth) - 1
+        picture.info["transparency"] = (value & highest) * (255 // highest)
 
 
 def _upright(picture: ImageFile) -> Image.Image:

@@ -53,8 +53,8 @@ def verify_command(
     data: Annotated[
         Folder,
         typer.Option(
-            help="MARS as cloned or as mars_<split>.npz, or one .npz without labels; the golden "
-            "vectors if not given."
+            help="MARS as cloned or as mars_<split>.npz, or one .npz without labels, or an image "
+            "model's data set; the golden vectors if not given."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, validate or test.")] = "test",
