@@ -102,9 +102,13 @@ def test_a_folder_that_lacks_batches_is_refused_by_their_names(tmp_path: Path) -
     assert len(read_images("cifar10", tmp_path, "test")) == 4
 
 
-def test_cifar10_as_jpeg_says_so(tmp_path: Path) -> None:
-    """All files share one header, as encoders write it for equal sizes and qualities."""
-    images, labels = batch(1)
+def jpeg_arrays(
+    images: np.ndarray, labels: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[bytes]]:
+    """The arrays of `cifar10_jpeg.npz`, and each image as a file of its own.
+
+    All share one header, as encoders write it for equal sizes and qualities.
+    """
     files = []
     for image in images:
         buffer = io.BytesIO()
@@ -113,19 +117,58 @@ def test_cifar10_as_jpeg_says_so(tmp_path: Path) -> None:
     start = files[0].index(b"\xff\xda")
     assert len({file[:start] for file in files}) == 1
     scans = [np.frombuffer(file[start:], np.uint8) for file in files]
-    np.savez(
-        tmp_path / "cifar10_jpeg.npz",
-        header=np.frombuffer(files[0][:start], np.uint8),
-        test_scan=np.concatenate(scans),
-        test_offsets=np.cumsum([0, *map(len, scans)]).astype(np.int32),
-        test_labels=labels,
-    )
+    arrays = {
+        "header": np.frombuffer(files[0][:start], np.uint8),
+        "test_scan": np.concatenate(scans),
+        "test_offsets": np.cumsum([0, *map(len, scans)]).astype(np.int32),
+        "test_labels": labels,
+    }
+    return arrays, files
+
+
+def test_cifar10_as_jpeg_says_so(tmp_path: Path) -> None:
+    arrays, files = jpeg_arrays(*batch(1))
+    np.savez(tmp_path / "cifar10_jpeg.npz", **arrays)
     got = read_images("cifar10", tmp_path, "test")
     decoded = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
     np.testing.assert_array_equal(got.images, decoded)
+    np.testing.assert_array_equal(got.labels, arrays["test_labels"])
     assert got.origin == "CIFAR-10 re-encoded as JPEG, not the official pixels"
     with pytest.raises(DataError, match=r"cifar10_jpeg.npz: is not a readable cifar10_jpeg.npz"):
         read_images("cifar10", tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("test_offsets", lambda a: a.astype(float), "offsets must be a row of integers, not float"),
+        ("test_offsets", lambda a: a[None], r"offsets must be a row of integers, not .* \(1, 5\)"),
+        ("test_offsets", lambda a: a[:-1], "test must have one label 0..255 for each image"),
+        ("test_labels", lambda a: a.astype(int) + 256, "test must have one label 0..255"),
+        ("test_scan", lambda a: a[:, None], "scan must be a row of integers"),
+    ],
+)
+def test_arrays_of_jpegs_must_fit_each_other(
+    tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], sentence: str
+) -> None:
+    arrays, _ = jpeg_arrays(*batch(1))
+    np.savez(tmp_path / "cifar10_jpeg.npz", **arrays | {name: change(arrays[name])})
+    with pytest.raises(DataError, match=sentence):
+        read_images("cifar10", tmp_path, "test")
+
+
+def test_jpegs_of_another_size_are_refused(tmp_path: Path) -> None:
+    arrays, _ = jpeg_arrays(pictures(4, (1, 1, 3), 1)[0], batch(1)[1])
+    np.savez(tmp_path / "cifar10_jpeg.npz", **arrays)
+    with pytest.raises(DataError, match=r"image 0 of test must be 32 x 32, not \(1, 1\)"):
+        read_images("cifar10", tmp_path, "test")
+
+
+def test_arrays_that_unpack_to_too_much_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cifar10_jpeg.npz"
+    np.savez_compressed(path, header=np.zeros(200_000_001, np.uint8))
+    with pytest.raises(DataError, match="must unpack to 200000000 bytes at most, not 200000129"):
+        read_images("cifar10", tmp_path, "test")
 
 
 def test_a_packed_array_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
@@ -227,6 +270,11 @@ _IDX = idx(_IMAGES[..., 0])
             "fashion-mnist",
             lambda f: _write_idx(f, _IDX[:-1], idx(_LABELS)),
             r"must hold \(3, 28, 28\) bytes after its header, not 2351",
+        ),
+        (
+            "fashion-mnist",
+            lambda f: _write_idx(f, _IDX[:4] + b"\x80\0\0\0" * 2 + b"\0\0\0\4", idx(_LABELS)),
+            r"must hold \(2147483648, 2147483648, 4\) bytes after its header, not 0",
         ),
         (
             "fashion-mnist",

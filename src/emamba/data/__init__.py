@@ -1,7 +1,9 @@
-"""Readers of data sets as people download them. NumPy only."""
+"""Readers of data sets as people download them. NumPy only, but for re-encoded images."""
 
-from emamba.data.images import DATASETS, Dataset, ImageSplit, read_images
-from emamba.data.mars import DataError, MarsSplit, read_mars
+from emamba.data.dataset import Dataset, ImageSplit
+from emamba.data.files import DataError
+from emamba.data.images import DATASETS, read_images
+from emamba.data.mars import MarsSplit, read_mars
 
 __all__ = [
     "DATASETS",

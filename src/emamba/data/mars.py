@@ -21,23 +21,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from emamba.data.files import DataError
 from emamba.tasks import InputError
 from emamba.tasks.mars import JOINTS, MAP_SHAPE, check_features
 
-__all__ = ["DataError", "MarsSplit", "read_mars", "read_unlabelled"]
+__all__ = ["MarsSplit", "read_mars", "read_unlabelled"]
 
 N_OUTPUTS = 3 * len(JOINTS)
 REBUILT = "features rebuilt from the official radar CSVs"
 OFFICIAL = "official feature maps"
-
-
-class DataError(Exception):
-    """A data file that is missing, damaged or of another kind; names file and reason."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,6 @@ from emamba.package import Package
 __all__ = ["write_card"]
 
 _CARD = Path(__file__).with_name("card.md")
-_WHAT = {
-    "fashion-mnist": "28x28 grey pictures of clothes, bright on black,",
-    "cifar10": "32x32 colour pictures",
-}
-_LIMITS = {
-    "fashion-mnist": "Clothes must be cut out, centred and bright on a black ground, as in the "
-    "data: a photo of a shirt is not.",
-    "cifar10": "Trained and measured on the data as described above: where it says re-encoded as "
-    "JPEG, accuracies are not comparable with published CIFAR-10 figures.",
-}
 
 
 def write_card(folder: Path, package: Package, record: dict[str, Any]) -> None:
@@ -36,7 +26,7 @@ def write_card(folder: Path, package: Package, record: dict[str, Any]) -> None:
         name=package.name,
         revision=record["git_revision"],
         version=package.version,
-        what=_WHAT[dataset.name],
+        what=dataset.depicts,
         count=len(dataset.classes),
         classes=", ".join(dataset.classes),
         parameters=package.model.n_parameters,
@@ -55,7 +45,7 @@ def write_card(folder: Path, package: Package, record: dict[str, Any]) -> None:
         licence=dataset.licence,
         trained=record["trained"],
         held_out=recipe["held_out"],
-        limits=_LIMITS[dataset.name],
+        limits=dataset.limits,
     )
     (folder / "README.md").write_text(text)
     _plot(folder / "confusion.png", mirror["confusion"], dataset.classes)
