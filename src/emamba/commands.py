@@ -58,6 +58,7 @@ ImageFolder = Annotated[
 AnyFolder = Annotated[
     Path, typer.Option("--data", help="Folder of the model's data set: MARS or images.")
 ]
+_Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, alone on stdout.")]
 
 
@@ -160,8 +161,13 @@ def compare(
     from emamba.quantise import compare_stages  # noqa: PLC0415
 
     loaded = load_package(package)
-    test = read_labelled(loaded.task, data, "test").inputs
     float_twin = _load_checkpoint(checkpoint)
+    if float_twin.sha256 != loaded.provenance.get("float_sha256"):
+        raise UserError(
+            f"{package} must have been made from {checkpoint}, but its provenance has another "
+            "float_sha256; give the float.safetensors of its own run"
+        )
+    test = read_labelled(loaded.task, data, "test").inputs
     chosen = test[:: max(1, len(test) // frames)][:frames]
     inputs = loaded.task.encode(chosen)
     errors = compare_stages(float_twin.network, loaded.model, inputs)
@@ -238,7 +244,7 @@ def train_mars_command(
         "runs/mars"
     ),
     version: Annotated[str, typer.Option("--model-version", help="Version of the package.")] = "1",
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    seed: _Seed = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Train MARS from data to package: teachers, float network, fitted tables, integers."""
@@ -295,9 +301,10 @@ def _train_images(
     _build_ahead(package)
 
 
-_Model = Annotated[str, typer.Option(help="Which size: the package's name.")]
+_Model = Annotated[
+    str, typer.Option(help="Which size: the data set's name, or that with -medium or -small.")
+]
 _Version = Annotated[str, typer.Option("--model-version", help="Version of the package.")]
-_Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 _Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 _Out = Annotated[Path, typer.Option(help="Folder of the runs; a second call resumes.")]
 

@@ -126,7 +126,10 @@ def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 NAMES = [f"class-{number}" for number in range(10)]
-NAMED = "task.output.classes must name each of the 10 outputs, of which a classifier has at least 2"
+NAMED = (
+    "task.output.classes must name each of the 10 outputs in printable characters; a classifier "
+    "has at least 2"
+)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +141,13 @@ NAMED = "task.output.classes must name each of the 10 outputs, of which a classi
         (put("output", "classes", value=NAMES[:9]), NAMED),
         (put("output", "classes", value=[*NAMES[:9], ""]), NAMED),
         (put("output", "classes", value=[*NAMES[:9], 9]), NAMED),
+        (put("output", "classes", value=[*NAMES[:9], "two\nlines"]), NAMED),
         (put("output", "classes", value="abcdefghij"), NAMED),
         (
             put("output", "classes", value=[*NAMES[:9], "class-0"]),
             "task.output.classes must differ, but 'class-0' is there twice",
         ),
-        (put("input", "offset", value=[0, 0]), "task.input.offset must be 1 finite numbers"),
+        (put("input", "offset", value=[0, 0]), "task.input.offset must be 1 finite number"),
         (put("input", "scale", value=[0]), "task.input.scale must be positive, but holds 0"),
         (put("input", "scale", value=[1e-9]), "task.input.scale must lie within 1e-06..1e+06"),
         (put("output", "offset", value=[-1e7] * 10), "task.output.offset must lie within "),
@@ -154,7 +158,7 @@ NAMED = "task.output.classes must name each of the 10 outputs, of which a classi
         ),
         (
             put("output", "temperature", value=float("inf")),
-            "task.output.temperature must be 1 finite numbers",
+            "task.output.temperature must be 1 finite number",
         ),
         (lambda section: section.pop("input"), "task section lacks or misstates 'input'"),
         (

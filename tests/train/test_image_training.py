@@ -29,6 +29,9 @@ from emamba.train.record import OtherRun
 from made_up_images import idx, write_fashion
 from made_up_images import pictures as made_up
 
+MARS_CHECKPOINT = (
+    Path(__file__).resolve().parents[2] / "models" / "mars" / "1" / "float.safetensors"
+)
 TINY = Schedule(epochs=1, lr=3e-3, batch=64)
 RECIPE = dataclasses.replace(
     RECIPES["fashion-mnist-small"],
@@ -250,6 +253,24 @@ def test_evaluate_refuses_a_split_that_is_not_there(run: tuple[Path, dict[str, A
         app, ["evaluate", package, "--data", str(folder / "data"), "--split", "validate"]
     )
     assert "Fashion-MNIST has splits train and test, not 'validate'" in str(result.exception)
+
+
+def test_compare_takes_the_checkpoint_that_the_package_was_made_from(
+    run: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, _ = run
+    package = str(folder / "out" / "packages" / "tiny" / "1")
+    for checkpoint, known in (
+        (folder / "out" / "tiny" / "float.safetensors", True),
+        (MARS_CHECKPOINT, False),
+    ):
+        result = CliRunner().invoke(
+            app, ["compare", str(checkpoint), package, "--data", str(folder / "data"), "--json"]
+        )
+        if known:
+            assert "patch_embed" in {row["stage"] for row in json.loads(result.stdout)["stages"]}
+        else:
+            assert f"{package} must have been made from {checkpoint}" in str(result.exception)
 
 
 def test_targets_blend_labels_and_the_teachers_answers(tmp_path: Path) -> None:

@@ -137,11 +137,13 @@ class ImageTask(Scaled):
 
 
 def _classes(names: Any, count: int) -> tuple[str, ...]:
-    texts = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    texts = isinstance(names, list) and all(
+        isinstance(name, str) and name and name.isprintable() for name in names
+    )
     if not texts or len(names) != count or count < 2:
         raise TaskError(
-            f"task.output.classes must name each of the {count} outputs, of which a classifier "
-            "has at least 2"
+            f"task.output.classes must name each of the {count} outputs in printable characters; "
+            "a classifier has at least 2"
         )
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise TaskError(f"task.output.classes must differ, but {twice!r} is there twice")

@@ -48,7 +48,8 @@ def constants(values: Any, count: int, what: str, positive: bool = False) -> tup
     """A task section's `count` numbers; raises `TaskError`, which names them `what`."""
     array = np.asarray(values)
     if array.shape != (count,) or array.dtype.kind not in "fi" or not np.isfinite(array).all():
-        raise TaskError(f"task.{what} must be {count} finite numbers")
+        numbers = "number" if count == 1 else "numbers"
+        raise TaskError(f"task.{what} must be {count} finite {numbers}")
     if positive and array.min() <= 0:
         raise TaskError(f"task.{what} must be positive, but holds {array.min()}")
     return tuple(float(v) for v in array)
