@@ -33,7 +33,7 @@ def print_models(console: Console, models: Sequence[ModelInfo]) -> None:
     for name in ("model", "version", "engine"):
         table.add_column(name, overflow="fold")
     table.add_column("parameters", justify="right")
-    table.add_column("INT8 parameter bytes", justify="right")
+    table.add_column("INT8 bytes", justify="right")
     table.add_column("package SHA-256")
     for model in models:
         numbers = (str(model.parameters), str(model.int8_bytes), model.package_sha256[:12])

@@ -190,7 +190,7 @@ class ModelRefusedError(ServiceError):
 
 class BodyTooLargeError(ServiceError):
     status, kind, title = 413, "body-too-large", "Body too large"
-    example = "the body must be at most 4194304 bytes; send fewer frames per request"
+    example = "the body must be at most 4194304 bytes; send less at once"
 
 
 class ImageTooLargeError(ServiceError):

@@ -84,7 +84,7 @@ class RequestLimits:
         if size > self._max_body_bytes:
             limit = self._max_body_bytes
             raise BodyTooLargeError(
-                f"the body must be at most {limit} bytes; send fewer frames per request",
+                f"the body must be at most {limit} bytes; send less at once",
                 limit=limit,
             )
 

@@ -184,7 +184,7 @@ def test_body_that_is_too_large_is_told_with_one_advice(run: Run, tmp_path: Path
     assert (result.exit_code, result.stderr) == (
         1,
         "error: the service answered 413 Body too large: the body must be at most 200000 bytes; "
-        "send fewer frames per request\n",
+        "send less at once\n",
     )
 
 
@@ -197,7 +197,6 @@ def test_models_are_listed(run: Run) -> None:
         "engine",
         "parameters",
         "INT8",
-        "parameter",
         "bytes",
         "package",
         "SHA-256",

@@ -257,7 +257,7 @@ BAD = {
     "body too large": Bad(
         413,
         "body-too-large",
-        "the body must be at most 100000 bytes; send fewer frames per request",
+        "the body must be at most 100000 bytes; send less at once",
         bytes(100_001),
     ),
     "damaged": Bad(

@@ -21,7 +21,7 @@ import pytest
 
 CLOSED = "headers and body must arrive within 1 s; send the request again"
 
-TOO_LARGE = "the body must be at most 100000 bytes; send fewer frames per request"
+TOO_LARGE = "the body must be at most 100000 bytes; send less at once"
 
 
 @dataclass
