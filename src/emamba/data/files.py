@@ -24,6 +24,8 @@ def read_file(path: Path, sha256: dict[str, str]) -> bytes:
     """The file's bytes; its hash goes into `sha256`. Raises `DataError`."""
     try:
         blob = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(path, "does not exist") from error
     except OSError as error:
         raise DataError(path, f"cannot be read: {error.strerror}") from error
     sha256[path.name] = hashlib.sha256(blob).hexdigest()

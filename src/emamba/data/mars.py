@@ -11,7 +11,6 @@ Splits are `train`, `validate`, `test`, each cut from every movement in time: 60
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emamba.data.files import DataError
+from emamba.data.files import DataError, read_file
 from emamba.tasks import InputError
 from emamba.tasks.mars import JOINTS, MAP_SHAPE, check_features
 
@@ -79,13 +78,14 @@ def read_mars(folder: Path, split: str) -> MarsSplit:
 
 def read_unlabelled(path: Path) -> tuple[npt.NDArray[np.float32], dict[str, str]]:
     """Maps (n, 8, 8, 5) of an .npz without labels, and the file's hash as in `MarsSplit`."""
-    blob = _read(path)
-    maps = _features(path, _load_npz(path, blob, {"features"})["features"])
-    return maps, {path.name: _sha256(blob)}
+    sha256: dict[str, str] = {}
+    blob = read_file(path, sha256)
+    return _features(path, _load_npz(path, blob, {"features"})["features"]), sha256
 
 
 def _read_packed(path: Path) -> MarsSplit:
-    blob = _read(path)
+    sha256: dict[str, str] = {}
+    blob = read_file(path, sha256)
     arrays = _load_npz(path, blob, {"features", "labels", "subject", "movement"})
     features = _features(path, arrays["features"])
     return MarsSplit(
@@ -93,27 +93,18 @@ def _read_packed(path: Path) -> MarsSplit:
         _labels(path, arrays["labels"], len(features)),
         _tags(path, arrays["subject"], len(features), "subject"),
         _tags(path, arrays["movement"], len(features), "movement"),
-        {path.name: _sha256(blob)},
+        sha256,
         REBUILT,
     )
 
 
 def _read_official(features_path: Path, labels_path: Path) -> MarsSplit:
-    blobs = {path: _read(path) for path in (features_path, labels_path)}
-    features = _features(features_path, _load_npy(features_path, blobs[features_path]))
-    labels = _labels(labels_path, _load_npy(labels_path, blobs[labels_path]), len(features))
+    sha256: dict[str, str] = {}
+    blobs = [read_file(path, sha256) for path in (features_path, labels_path)]
+    features = _features(features_path, _load_npy(features_path, blobs[0]))
+    labels = _labels(labels_path, _load_npy(labels_path, blobs[1]), len(features))
     unknown = np.zeros(len(features), np.uint8)
-    hashes = {path.name: _sha256(blob) for path, blob in blobs.items()}
-    return MarsSplit(features, labels, unknown, unknown, hashes, OFFICIAL)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(path, "does not exist") from error
-    except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}") from error
+    return MarsSplit(features, labels, unknown, unknown, sha256, OFFICIAL)
 
 
 def _load_npy(path: Path, blob: bytes) -> npt.NDArray[Any]:
@@ -165,7 +156,3 @@ def _tags(path: Path, array: npt.NDArray[Any], frames: int, what: str) -> npt.ND
     if array.shape != (frames,) or array.dtype.kind not in "iu":
         raise DataError(path, f"{what} must be {frames} integers, not {array.dtype} {array.shape}")
     return array.astype(np.uint8)
-
-
-def _sha256(blob: bytes) -> str:
-    return hashlib.sha256(blob).hexdigest()
