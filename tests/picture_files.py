@@ -52,13 +52,10 @@ def png(
     colour: int = 2,
     *,
     interlaced: bool = False,
-    with_chunk: tuple[bytes, bytes] | None = None,
 ) -> bytes:
     """A PNG file of rows that each begin with their filter's byte."""
     header = png_header(width, height, depth, colour, interlaced)
-    other = png_chunk(*with_chunk) if with_chunk else b""
-    pixels = png_chunk(b"IDAT", zlib.compress(rows))
-    return header + other + pixels + png_chunk(b"IEND", b"")
+    return header + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
 
 
 def with_png_chunk(file: bytes, kind: bytes, content: bytes) -> bytes:

@@ -111,7 +111,7 @@ def test_interlaced_files_of_every_depth_are_read(depth: int, shape: tuple[int, 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_a_transparent_shade_that_no_pixel_has_is_no_harm(depth: int) -> None:
     row = b"\0" + bytes(depth)
-    file = png(8, 1, row, depth, 0, with_chunk=(b"tRNS", b"\0\1"))
+    file = with_png_chunk(png(8, 1, row, depth, 0), b"tRNS", b"\0\1")
     assert (read_image(file, GREY, PLENTY) == 0).all()
 
 
@@ -311,7 +311,7 @@ REFUSED: dict[str, tuple[bytes, type[ServiceError], str]] = {
     ),
     **{
         f"transparent {depth}-bit grey": (
-            png(2, 1, row, depth, 0, with_chunk=(b"tRNS", struct.pack(">H", sample))),
+            with_png_chunk(png(2, 1, row, depth, 0), b"tRNS", struct.pack(">H", sample)),
             InvalidImageError,
             OPAQUE,
         )

@@ -38,6 +38,34 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def test_no_more_run_or_wait_than_there_is_room_for() -> None:
+    async def main() -> None:
+        turns, gate, running = Turns(running=2, waiting=1), asyncio.Event(), 0
+
+        async def work() -> None:
+            nonlocal running
+            await turns.take("a", 5, 10, 0.0)
+            running += 1
+            await gate.wait()
+            running -= 1
+            turns.give_back()
+
+        tasks = [asyncio.create_task(work()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert running == 2
+        with pytest.raises(QueueFullError, match="all 1 places for waiting"):
+            await work()
+        tasks[2].cancel()
+        await asyncio.gather(tasks[2], return_exceptions=True)
+        tasks[2] = asyncio.create_task(work())
+        gate.set()
+        await asyncio.gather(*tasks)
+        assert running == 0
+        await work()
+
+    asyncio.run(main())
+
+
 def test_no_more_wait_than_there_is_room_for() -> None:
     async def scene(turns: Turns, waits: Callable[..., asyncio.Task[None]]) -> None:
         tasks = [waits(name) for name in "0123"]
