@@ -20,15 +20,17 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Entries in the order of their turns; the places of some `clients` are remembered.
+    """Entries in the order of their turns, as long as each `waits`.
 
-    Not thread-safe.
+    What waits no more is forgotten, at the latest when more than `limit` entries are held, and the
+    places of clients likewise. Not thread-safe.
     """
 
-    def __init__(self, clients: int) -> None:
+    def __init__(self, limit: int, waits: Callable[[T], bool]) -> None:
         self._heap: list[tuple[int, int, int, T]] = []
         self._numbers = count()
-        self._clients = clients
+        self._limit = limit
+        self._waits = waits
         self._place = 0
         self._places: dict[str, int] = {}
 
@@ -36,33 +38,34 @@ class FairQueue(Generic[T]):
         return len(self._heap)
 
     def __iter__(self) -> Iterator[T]:
-        """All entries, in no order."""
-        return (entry for *_, entry in self._heap)
+        """All that wait, in no order."""
+        return (entry for *_, entry in self._heap if self._waits(entry))
 
     def add(self, entry: T, client: str, cost: int, priority: int) -> None:
         """Line `entry` up."""
+        if len(self._heap) >= self._limit:
+            self._heap = [row for row in self._heap if self._waits(row[-1])]
+            heapq.heapify(self._heap)
         place = max(self._place, self._places.get(client, 0)) + cost
         self._places[client] = place
         heapq.heappush(self._heap, (priority, place, next(self._numbers), entry))
 
-    @property
-    def first(self) -> T:
-        """The entry whose turn is next; there must be one."""
-        return self._heap[0][-1]
+    def first(self) -> T | None:
+        """The entry whose turn is next, if any waits."""
+        while self._heap and not self._waits(self._heap[0][-1]):
+            self._pop()
+        return self._heap[0][-1] if self._heap else None
 
-    def take(self, served: bool) -> T:
-        """Remove the first entry; its turn moves the queue's place only if it is `served`."""
-        _, place, _, entry = heapq.heappop(self._heap)
-        if served:
-            self._place = max(self._place, place)
+    def take(self) -> T:
+        """Remove and give `first()`, which there must be."""
+        self._place = max(self._place, self._heap[0][1])
+        return self._pop()
+
+    def _pop(self) -> T:
+        entry = heapq.heappop(self._heap)[-1]
         if not self._heap:
             self._places.clear()
             self._place = 0
-        elif len(self._places) > self._clients:
+        elif len(self._places) > self._limit:
             self._places = {name: at for name, at in self._places.items() if at > self._place}
         return entry
-
-    def keep(self, wanted: Callable[[T], bool]) -> None:
-        """Remove all entries but the wanted ones."""
-        self._heap = [row for row in self._heap if wanted(row[-1])]
-        heapq.heapify(self._heap)

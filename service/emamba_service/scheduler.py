@@ -97,7 +97,7 @@ class Scheduler:
         self._clock = clock
         self._observe_batch = observe_batch
         self._loop = asyncio.get_running_loop()
-        self._queue: FairQueue[_Job] = FairQueue(2 * max_queue)
+        self._queue: FairQueue[_Job] = FairQueue(2 * max_queue, lambda job: job.waiting)
         self._waiting = 0
         self._frames = 0
         # When the queue was last empty before a request came.
@@ -166,7 +166,7 @@ class Scheduler:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except asyncio.TimeoutError:
-            jobs = [job for job in self._queue if job.waiting] + list(self._busy)
+            jobs = [*self._queue, *self._busy]
             error = NotReadyError(NotReadyError.example)
             for job in jobs:
                 self._refuse(job, error)
@@ -206,17 +206,15 @@ class Scheduler:
         """The first waiting requests that fit one batch; a larger one goes alone."""
         jobs: list[_Job] = []
         frames = 0
-        while self._queue:
-            job = self._queue.first
-            if job.waiting and jobs and frames + len(job.inputs) > self._max_batch:
+        while (job := self._queue.first()) is not None:
+            if jobs and frames + len(job.inputs) > self._max_batch:
                 break
-            self._queue.take(served=job.waiting)
-            if job.waiting:
-                frames += len(job.inputs)
-                self._leave_queue(job)
-                # Cancelled by its caller, say a stream that was closed.
-                if not job.answer.done():
-                    jobs.append(job)
+            self._queue.take()
+            frames += len(job.inputs)
+            self._leave_queue(job)
+            # Cancelled by its caller, say a stream that was closed.
+            if not job.answer.done():
+                jobs.append(job)
         return jobs
 
     def _finish(self, batch: _Batch, ran: asyncio.Future[Recorded]) -> None:
@@ -277,9 +275,6 @@ class Scheduler:
         job.timer = None
         waited = "waited for the engine" if job.waiting else "was being computed"
         self._refuse(job, RequestTimeoutError(timeout_s, waited))
-        # What has expired is otherwise dropped as its turn comes, which a hanging engine defers.
-        if len(self._queue) > 2 * self._max_queue:
-            self._queue.keep(lambda job: job.waiting)
         self._forget_finished()
 
     def _refuse(self, job: _Job, error: ServiceError) -> None:

@@ -20,7 +20,9 @@ class Turns:
         self._free = running
         self._limit = waiting
         self._waiting = 0
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(2 * waiting)
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(
+            2 * waiting, lambda turn: not turn.done()
+        )
 
     async def take(self, client: str, priority: int, timeout_s: float, spent_s: float) -> None:
         """Wait for a turn that comes within `timeout_s`, of which `spent_s` are over.
@@ -34,8 +36,6 @@ class Turns:
             return
         if self._waiting >= self._limit:
             raise QueueFullError(self._limit)
-        if len(self._queue) >= 2 * self._limit:
-            self._queue.keep(lambda turn: not turn.done())
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._queue.add(turn, client, 1, priority)
@@ -53,14 +53,10 @@ class Turns:
 
     def give_back(self) -> None:
         """Pass a turn on to the next who still waits."""
-        while self._queue:
-            turn = self._queue.first
-            waits = not turn.done()
-            self._queue.take(served=waits)
-            if waits:
-                turn.set_result(None)
-                return
-        self._free += 1
+        if self._queue.first() is None:
+            self._free += 1
+        else:
+            self._queue.take().set_result(None)
 
 
 def _expire(turn: asyncio.Future[None], timeout_s: float) -> None:
