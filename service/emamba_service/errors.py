@@ -195,7 +195,7 @@ class BodyTooLargeError(ServiceError):
 
 class ImageTooLargeError(ServiceError):
     status, kind, title = 413, "image-too-large", "Image has too many pixels"
-    example = "image 0 must have at most 4194304 pixels, but has 100000 x 100000"
+    example = "image 0 must have at most 4194304 pixels, but has 100000 x 100000; make it smaller"
 
 
 class UnsupportedMediaTypeError(ServiceError):
