@@ -31,6 +31,7 @@ BARS = {
     "fashion-mnist-medium": (0.91, 24_000),
     "fashion-mnist-small": (0.90, 15_000),
     "cifar10": (0.82, 250_000),
+    "cifar10-medium": (0.78, 100_000),
     "cifar10-small": (0.74, 42_000),
 }
 
