@@ -80,7 +80,7 @@ RIVALS: dict[str, dict[str, Family]] = {
         "ViT, our head": {"20 x 3": _vit(20, 3, 12)},
     },
     "cifar10": {
-        "CNN": {"ResNet-8, width 8": _cnn(8), "ResNet-8, width 12": _cnn(12)},
+        "CNN": {"ResNet-8, width 4": _cnn(4), "ResNet-8, width 8": _cnn(8)},
         "ViT": {"48 x 4": _vit(48, 4), "80 x 4": _vit(80, 4)},
         "MLP-Mixer": {"48 x 4": _mixer(48, 4)},
         "ViT, our head": {"40 x 4": _vit(40, 4, 16)},
