@@ -104,6 +104,23 @@ def test_figures_of_image_networks_are_their_runs() -> None:
         assert f"| `{package.name}` | {size} | {share} |" in readme
 
 
+def test_figures_beside_other_networks_are_the_benchs() -> None:
+    page = (ROOT / "docs" / "images.md").read_text()
+    results = json.loads((ROOT / "docs" / "results" / "images.json").read_text())
+    for found in results["data"].values():
+        for row in found["rows"]:
+            ours = row["family"] == "eMamba"
+            name = f"`{row['size']}`" if ours else f"{row['family']}, {row['size']}"
+            accuracy = f"{row['accuracy']:.2%}".replace("%", " %")
+            times = " | ".join(f"{row[f'latency_us_batch_{batch}']:,.0f}" for batch in (1, 64))
+            assert f"| {name} | {row['parameters']:,} | {accuracy} | {times} |" in page
+        for row in found["matched"]:
+            accuracy = f"{row['accuracy']:.2%}".replace("%", " %")
+            line = re.search(rf"^\| `{row['ours']}` \| {accuracy} \|.*$", page, re.MULTILINE)
+            assert line is not None
+            assert f" {row['times_ours']:.2f} " in line[0]
+
+
 def test_the_drivers_cost_is_the_benchs() -> None:
     rows = json.loads((ROOT / "docs" / "results" / "driver.json").read_text())["rows"]
     page = (ROOT / "docs" / "emulator.md").read_text()
