@@ -70,8 +70,8 @@ def _mixer(width: int, depth: int) -> Make:
     return lambda shape, outputs: Mixer(shape, outputs, width, depth)
 
 
-# By family and size, that of the trial first. Several where accuracy is to be matched; of the others
-# one of about our medium network's size.
+# By family and size, that of the trial first. Several where accuracy is to be matched; of the
+# others one of about our medium network's size.
 RIVALS: dict[str, dict[str, Family]] = {
     "fashion-mnist": {
         "CNN": {"ResNet-8, width 4": _cnn(4), "ResNet-8, width 8": _cnn(8)},
